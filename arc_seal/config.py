@@ -1,0 +1,261 @@
+"""The configuration of the commands: its types, how it is read from Hydra, and what is said when it is wrong."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import env_override
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from arc_seal.cli import suggestion
+from arc_seal.errors import InputError
+from arc_seal.inner_loop.job import DecodeSettings, TrainingSettings
+from arc_seal.places import conf_dir, tools_dir
+
+C = TypeVar("C", bound=BaseModel)
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TttConfig(_Config):
+    """conf/ttt/; each setting is described in default.yaml there."""
+
+    targets: Literal["all", "last"]
+    lora_alpha: float | None = Field(gt=0)
+    warmup_share: float = Field(ge=0, le=1)
+    weight_decay: float = Field(ge=0)
+    max_gradient_norm: float = Field(gt=0)
+    max_tokens: int = Field(ge=1)
+
+    @property
+    def settings(self) -> TrainingSettings:
+        """The same for a job."""
+        return TrainingSettings(**self.model_dump())
+
+
+class DecodeConfig(_Config):
+    """conf/decode/; each setting is described in default.yaml there."""
+
+    views: int = Field(ge=1)
+    batch_views: int = Field(ge=1)
+
+    @property
+    def settings(self) -> DecodeSettings:
+        """The same for a job."""
+        return DecodeSettings(**self.model_dump())
+
+
+class SelfEditConfig(_Config):
+    """conf/self_edit/; each setting is described in default.yaml there. The bounds are checked by `make_schema`."""
+
+    written: str | None = Field(alias="json")
+    example: str
+    bounds: dict[str, Any]
+
+
+class SolveConfig(_Config):
+    """conf/solve.yaml; each setting is described there, where the defaults are too.
+
+    `model` and `executor` are checked by what is made of them.
+    """
+
+    task: str = Field(min_length=1)
+    seed: int = Field(ge=0, lt=2**63)
+    samples: int = Field(ge=1)
+    temperature: float = Field(ge=0)
+    max_tokens: int = Field(ge=1)
+    max_resamples: int = Field(ge=0)
+    train: bool
+    max_training_tokens: int = Field(ge=1)
+    toolbox: tuple[str, ...]
+    save_svg: str | None
+    model: dict[str, Any]
+    executor: dict[str, Any]
+    ttt: TttConfig
+    decode: DecodeConfig
+    self_edit: SelfEditConfig
+
+    @property
+    def toolbox_folders(self) -> tuple[str, ...]:
+        """arc-seal's own toolbox, then the folders named in the configuration."""
+        return (str(tools_dir()), *(str(Path(folder).expanduser().absolute()) for folder in self.toolbox))
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """One configuration that Hydra has composed.
+
+    Attributes:
+        values: The settings, plain values.
+        folder: Where this run is kept.
+        sweep: Where the sweep is kept that the run belongs to; None without one.
+    """
+
+    values: dict[str, Any]
+    folder: Path
+    sweep: Path | None
+
+
+def launch(command: str, arguments: Sequence[str], job: Callable[[Composed], None]) -> None:
+    """Have Hydra compose conf/COMMAND.yaml with the arguments and call `job` with it, once or for each job of a sweep.
+
+    Args:
+        command: The command's name, which is its configuration's too.
+        arguments: Arguments as `cli.rewrite` returns them.
+        job: What to do. The first `InputError` that it raises is raised here when all jobs have run.
+
+    Raises:
+        InputError: When an argument is wrong.
+    """
+    refused: list[Exception] = []
+
+    def run(composed: DictConfig) -> None:
+        try:
+            job(_composed(composed))
+        except (InputError, OmegaConfBaseException) as error:  # Hydra would print more than the one line
+            refused.append(error)
+
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    typed, sys.argv = sys.argv, [f"arc_seal.{command}", *arguments]
+    try:
+        with env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra is to raise its errors, not to print them and leave
+            hydra.main(config_path=str(conf_dir()), config_name=command, version_base="1.3")(run)()
+    except (HydraException, OmegaConfBaseException) as error:
+        refused.append(error)
+    finally:
+        sys.argv = typed
+    if refused:
+        raise refused[0] if isinstance(refused[0], InputError) else explain(refused[0], command) from refused[0]
+
+
+def make(settings: Mapping[str, Any]) -> Any:
+    """Make what a group's settings describe.
+
+    Raises:
+        InputError: When the settings are not as they must be.
+    """
+    from hydra.utils import instantiate  # half of Hydra's own start-up time
+
+    try:
+        return instantiate(OmegaConf.create(dict(settings)), _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, InputError):
+            raise cause from None
+        found = _first_line(cause or error)
+        raise InputError("configuration", "", f"settings that {settings.get('_target_')} takes", found) from error
+
+
+def explain(error: Exception, command: str) -> InputError:
+    """What an error of Hydra's or OmegaConf's says, in one line: which argument, what was expected, what was found."""
+    message = _first_line(error)
+    match error:
+        case OverrideParseException():
+            found = _first_line(Exception(error.message.removeprefix(f"Error parsing override '{error.override}'")))
+            return InputError(error.override, "", "NAME=VALUE, quoted if need be: NAME=\"'VALUE'\"", found)
+        case MissingConfigException(missing_cfg_file=str(missing)) if error.options:
+            group, _, option = missing.removesuffix(".yaml").rpartition("/")
+            options = f"one of {', '.join(error.options)}{suggestion(option, error.options)}"
+            return InputError(group, "", options, repr(option))
+    if match := re.match(r"Could not override '([^']+)'", message):
+        known = f"a setting that there is{suggestion(match[1], _known_names(command))}"
+        return InputError(match[1], "", known, "an unknown one")
+    if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", message):
+        return InputError(match[1], "", "one value, or -m for a sweep over several", "several")
+    cause = error.__cause__
+    found = f"{message}: {_first_line(cause)}" if cause is not None and message else message or _first_line(cause)
+    return InputError("configuration", "", "settings that Hydra can compose", found)
+
+
+def run_name(task: str | None, seed: int) -> str:
+    """A folder's name for a task and a seed: `0d3d703e-seed0`."""
+    name = str(task or "no-task").rstrip("/").rpartition("/")[2].removesuffix(".json")
+    return f"{re.sub(r'[^-.0-9A-Z_a-z]+', '_', name)[:80].lstrip('.') or 'task'}-seed{seed}"
+
+
+def read_config(values: Mapping[str, Any], kind: type[C]) -> C:
+    """Read a composed configuration.
+
+    Raises:
+        InputError: On a setting that is unknown, missing or out of bounds, or a `_target_` outside arc_seal.
+    """
+    _check_targets(values)
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, kind) from None
+
+
+def _composed(composed: DictConfig) -> Composed:
+    values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    run = HydraConfig.get()
+    sweep = Path(run.sweep.dir).absolute() if run.mode == RunMode.MULTIRUN else None
+    return Composed({str(name): value for name, value in values.items()}, Path(run.runtime.output_dir), sweep)
+
+
+def _first_line(error: BaseException | None) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__ if error else ""
+
+
+def _known_names(command: str) -> list[str]:
+    """Every setting of a command, by its full path."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        composed = OmegaConf.to_container(hydra.compose(command), resolve=False)
+    return list(_paths(composed))
+
+
+def _paths(values: Any, prefix: str = "") -> Iterator[str]:
+    for name, value in _members(values):
+        if not name.startswith("_"):
+            yield prefix + name
+            yield from _paths(value, f"{prefix}{name}.")
+
+
+def _check_targets(values: Any, place: str = "") -> None:
+    for name, value in _members(values):
+        here = f"{place}.{name}" if place else name
+        if name == "_target_" and not str(value).startswith("arc_seal."):
+            raise InputError("configuration", here, "a class of arc_seal", repr(value))
+        _check_targets(value, here)
+
+
+def _members(values: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(values, Mapping):
+        yield from ((str(name), value) for name, value in values.items())
+    elif isinstance(values, list):
+        yield from ((str(index), value) for index, value in enumerate(values))
+
+
+def _explained(error: ValidationError, kind: type[BaseModel]) -> InputError:
+    """The first fault: place, expected, found."""
+    fault = error.errors(include_url=False)[0]
+    place = ".".join(map(str, fault["loc"]))
+    if fault["type"] == "extra_forbidden":
+        known = f"a setting that there is{suggestion(place, _names(kind))}"
+        return InputError("configuration", place, known, "an unknown one")
+    if place == "task":
+        return InputError("configuration", "task", "a task: a file, a folder, arcagi1/ID or arcagi2/ID", "none")
+    expected = fault["msg"].removeprefix("Input should be ")
+    return InputError("configuration", place, expected, repr(fault["input"]))
+
+
+def _names(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in kind.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names += _names(field.annotation, f"{prefix}{name}.")
+    return names

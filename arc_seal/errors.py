@@ -1,0 +1,90 @@
+"""Every error that arc-seal raises on purpose.
+
+    ArcSealError
+    ├── InputError          the user's input is wrong: one line, exit code 2
+    │   └── ModelError      a model cannot be found, read or used as asked
+    ├── GridError           cells that are not an ARC grid (1x1 to 30x30, colours 0-9)
+    └── JobFailure          one job came to nothing: recorded with reward 0, never a crash
+        ├── InvalidSelfEdit   the completion is not a self-edit
+        ├── OverBudget        the self-edit asks for more training tokens than are allowed
+        ├── Diverged          the training loss stopped being finite
+        └── OutOfMemory       the job asked for more memory than it was given
+
+Anything else that is raised is a programming error and is meant to be seen.
+"""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How a job ended. Everything but `OK` is a recorded outcome with reward 0."""
+
+    OK = "ok"
+    INVALID_SELF_EDIT = "invalid_self_edit"
+    OVER_BUDGET = "over_budget"
+    DIVERGED = "diverged"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out_of_memory"
+    DIED = "died"
+
+
+class ArcSealError(Exception):
+    """The root of the tree."""
+
+
+class InputError(ArcSealError):
+    """Something the user gave is wrong.
+
+    Args:
+        source: The file, option or set in which it was found.
+        place: Where in it, as a path such as `train[0].input[2][1]`; may be empty.
+        expected: What was expected there.
+        found: What was found instead.
+    """
+
+    def __init__(self, source: str, place: str, expected: str, found: str) -> None:
+        self.source, self.place, self.expected, self.found = source, place, expected, found
+        where = f"{source}: {place}" if place else source
+        super().__init__(f"{where}: expected {expected}, found {found}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, ...]]:
+        """Keep the four parts when the error crosses a process boundary."""
+        return type(self), (self.source, self.place, self.expected, self.found)
+
+
+class ModelError(InputError):
+    """A model cannot be found, read or used as asked."""
+
+
+class GridError(ArcSealError):
+    """Cells that are not an ARC grid, or a grid that a transform cannot make or undo."""
+
+
+class JobFailure(ArcSealError):
+    """One job came to nothing, for the reason in `status`."""
+
+    status: Status
+
+
+class InvalidSelfEdit(JobFailure):
+    """The completion is not a self-edit, or breaks a rule that the grammar cannot hold."""
+
+    status = Status.INVALID_SELF_EDIT
+
+
+class OverBudget(JobFailure):
+    """The self-edit asks for more training tokens than the limits allow."""
+
+    status = Status.OVER_BUDGET
+
+
+class Diverged(JobFailure):
+    """The training loss stopped being finite."""
+
+    status = Status.DIVERGED
+
+
+class OutOfMemory(JobFailure):
+    """The job asked for more memory than it was given."""
+
+    status = Status.OUT_OF_MEMORY

@@ -1,0 +1,1 @@
+"""One job: train an adapter on the augmented demonstrations, predict, vote."""

@@ -1,0 +1,39 @@
+"""LoRA by peft: attached for one job, removed after it, the base never touched."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, get_peft_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from arc_seal.models.base import Model
+
+
+@contextmanager
+def attached(model: "Model", rank: int, alpha: float, seed: int) -> Iterator["PeftModel"]:
+    """A fresh adapter on every linear layer but the output head, for as long as the context lasts.
+
+    Inside, `model.network` computes with the adapter; afterwards it is bit for bit what it was.
+
+    Args:
+        model: A model with frozen weights.
+        rank: LoRA rank (arXiv 2106.09685).
+        alpha: LoRA alpha: the update is scaled by alpha / rank.
+        seed: Fixes the adapter's first weights.
+    """
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    devices = [model.network.device] if model.network.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model.network, config)
+    try:
+        yield adapted
+    finally:
+        adapted.unload()
+        # peft leaves its settings on the network and would warn of a second adapter next time.
+        if hasattr(model.network, "peft_config"):
+            del model.network.peft_config

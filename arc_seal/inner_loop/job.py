@@ -1,0 +1,166 @@
+"""What goes into one inner loop and what comes out of it.
+
+These types load no torch: the process that shows and records a job never needs to. A job has no field
+where a solution would fit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from arc_seal.arc.grid import Grid
+from arc_seal.arc.task import Task
+from arc_seal.self_edit.schema import SelfEdit
+
+if TYPE_CHECKING:
+    from arc_seal.models.base import Model
+
+Stage = Literal["load", "write", "train", "predict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sign of life from a running job.
+
+    Attributes:
+        stage: What is being done.
+        step: Steps done in this stage: updates when training, tokens when writing or predicting.
+        total: Steps there will be at most.
+        loss: Mean loss of the last update in nats a target token; None outside training.
+        tokens_per_s: Tokens read or written a second so far in this stage.
+    """
+
+    stage: Stage
+    step: int
+    total: int
+    loss: float | None = None
+    tokens_per_s: float | None = None
+
+
+Report = Callable[[Progress], None]
+"""Where a job says how far it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """What the self-edit does not decide about training; documented in conf/ttt/."""
+
+    targets: Literal["all", "last"] = "all"
+    lora_alpha: float | None = None
+    warmup_share: float = 0.1
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
+    max_tokens: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSettings:
+    """How outputs are predicted; documented in conf/decode/."""
+
+    views: int = 8
+    batch_views: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What one view predicted for one query.
+
+    Attributes:
+        query: Index of the query.
+        view: What the view did, for people.
+        grid: The prediction turned back into the task's own frame; None when it was no grid.
+        log_probability: Mean log-probability of its tokens in nats.
+    """
+
+    query: int
+    view: str
+    grid: Grid | None
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One of the (at most two) answers for a query.
+
+    Attributes:
+        grid: The answer.
+        votes: How many views agreed on it.
+        log_probability: Mean over those views of their mean log-probability, in nats a token.
+    """
+
+    grid: Grid
+    votes: int
+    log_probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRecord:
+    """What training did.
+
+    Attributes:
+        examples: Contexts in the augmented data set.
+        skipped: Contexts that a tool could not make or that were longer than allowed.
+        updates: Optimiser steps.
+        tokens: Tokens read, padding left out.
+        targets: Tokens that carried loss.
+        padding: Share of the computed tokens that was padding, 0 to 1.
+        losses: Mean loss of each update, nats a target token.
+    """
+
+    examples: int
+    skipped: int
+    updates: int
+    tokens: int
+    targets: int
+    padding: float
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one inner loop.
+
+    Attributes:
+        attempts: For each query, at most two distinct answers, best first.
+        candidates: Every view's prediction.
+        training: What training did; None when there was none (in-context only).
+        seconds: Wall time by stage; the only part that differs between two runs with one seed.
+    """
+
+    attempts: tuple[tuple[Attempt, ...], ...]
+    candidates: tuple[Candidate, ...]
+    training: TrainingRecord | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptJob:
+    """Adapt to one task under one self-edit and predict its queries.
+
+    Attributes:
+        task: The task; it has no test outputs.
+        self_edit: What to train on and how; None predicts in context only.
+        toolbox: Folders whose tools the self-edit may call.
+        seed: Fixes data, adapter and order.
+        training: What the self-edit does not decide.
+        decode: How to predict.
+        max_training_tokens: More than this is refused as over budget before training starts.
+    """
+
+    task: Task
+    self_edit: SelfEdit | None
+    toolbox: tuple[str, ...]
+    seed: int
+    training: TrainingSettings = TrainingSettings()
+    decode: DecodeSettings = DecodeSettings()
+    max_training_tokens: int = 1_000_000
+
+    def run(self, model: "Model", report: Report) -> Result:
+        """Carry the job out on a loaded model.
+
+        Raises:
+            JobFailure: When the job comes to nothing for a reason that is to be recorded.
+        """
+        from arc_seal.inner_loop.adapt import adapt  # the first use of torch on this path
+
+        return adapt(self, model, report)

@@ -1,0 +1,126 @@
+"""The protocol that every language model of arc-seal keeps, chat LLM and grid model alike."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arc_seal.models.prompt import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A prompt as a model reads it.
+
+    Attributes:
+        ids: Token ids, [tokens].
+        positions: Position of each token on each axis the model knows, [axes, tokens].
+        target: Whether training puts loss on predicting the token, [tokens].
+    """
+
+    ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    target: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class GridSymbols:
+    """The tokens that spell a grid.
+
+    Attributes:
+        cells: Token of each colour 0 to 9.
+        row_end: Token between two rows.
+        end: Token after the last row.
+    """
+
+    cells: tuple[int, ...]
+    row_end: int
+    end: int
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        """Every symbol: the ten colours, the row end, the end."""
+        return (*self.cells, self.row_end, self.end)
+
+
+class Codec(Protocol):
+    """Turns prompts into tokens."""
+
+    symbols: GridSymbols
+
+    def encode(self, prompt: Prompt, *, target_all: bool = False) -> Encoded:
+        """Encode a prompt.
+
+        Args:
+            prompt: A trailing user turn is followed by what makes the assistant speak.
+            target_all: Mark every token but the first as target, whatever the turns say.
+        """
+        ...
+
+    def next_position(self, position: NDArray[np.int64], token: int) -> NDArray[np.int64]:
+        """Where the token after `token` stands. [axes] -> [axes]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model wrote.
+
+    Attributes:
+        text: The text, end marker left out.
+        tokens: Tokens written.
+        finished: False when the allowed number of tokens was used up first.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+class Model(Protocol):
+    """A language model in memory: its network, its codec, and free text under a grammar."""
+
+    name: str
+    codec: Codec
+    network: "PreTrainedModel"
+
+    def write(
+        self,
+        prompt: Prompt,
+        schema: Mapping[str, Any],
+        *,
+        count: int,
+        temperature: float,
+        seed: int,
+        max_tokens: int,
+        on_token: Callable[[int], None],
+    ) -> tuple[Completion, ...]:
+        """Write `count` completions, each valid JSON under a JSON schema.
+
+        Args:
+            prompt: Ends with a user's turn.
+            schema: JSON schema that every completion is held to.
+            count: How many.
+            temperature: 0 takes the likeliest token each time.
+            seed: Fixes the samples.
+            max_tokens: The longest completion.
+            on_token: Called after each step with the tokens written so far in each completion.
+        """
+        ...
+
+
+class ModelSource(Protocol):
+    """Where a model comes from: small, picklable and comparable, so that a worker can load its own."""
+
+    def load(self) -> Model:
+        """Load the model.
+
+        Raises:
+            ModelError: When it cannot be found, read or used.
+        """
+        ...

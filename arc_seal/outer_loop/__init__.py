@@ -1,0 +1,1 @@
+"""The policy that writes self-edits; the loop that trains it follows."""

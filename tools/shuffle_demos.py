@@ -1,0 +1,16 @@
+"""Another order."""
+
+from random import Random
+
+from arc_seal.arc.task import Task
+from arc_seal.self_edit.view import View, unchanged
+
+
+def shuffle_demos(task: Task, rng: Random) -> View:
+    """Put the demonstrations in random order.
+
+    Args:
+        task: The task to show.
+        rng: Draws the order afresh at each call.
+    """
+    return View(task.with_demos(tuple(rng.sample(task.demos, len(task.demos)))), unchanged)

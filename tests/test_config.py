@@ -137,7 +137,7 @@ def test_refuses_in_one_line(argument: str, message: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("argument", ["task=", "samples=1"])
 def test_refuses_no_task(argument: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="configuration: task: expected a task: a file, .*, found none"):
+    with pytest.raises(InputError, match=r"configuration: task: expected a task: a file, .*, found none"):
         read(tmp_path, argument)
 
 

@@ -122,4 +122,5 @@ class _Reader:
             use_cache=True,
         )
         self._cache = output.past_key_values
-        return output.last_hidden_state[:, -1]
+        hidden: Tensor = output.last_hidden_state
+        return hidden[:, -1]

@@ -142,7 +142,7 @@ def _update(
     model: "Model",
     batch: Batch,
     alphabet: Tensor,
-    weights: list[Tensor],
+    weights: Sequence[Tensor],
     optimizer: torch.optim.Optimizer,
     max_gradient_norm: float,
 ) -> float:

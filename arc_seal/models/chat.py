@@ -16,7 +16,7 @@ from arc_seal.models.prompt import Prompt
 from arc_seal.models.weights import resolve
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class ChatSource:
             ModelError: When they cannot be found, read or used.
         """
         # The import is slow and prints to whoever loads it; a source is also made where nothing is loaded.
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -61,7 +61,9 @@ class ChatSource:
         except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
             found = (str(error) or type(error).__name__).strip().splitlines()[0]
             raise ModelError(self.location, "", "a causal language model that transformers can read", found) from error
-        return ChatModel(self.name, network.to(device), tokenizer, self.system)
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ModelError(self.location, "tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
+        return ChatModel(self.name, torch.nn.Module.to(network, device), tokenizer, self.system)
 
 
 def pick_device(name: str) -> torch.device:
@@ -109,7 +111,7 @@ class ChatModel:
     """
 
     def __init__(
-        self, name: str, network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", system: str | None = None
+        self, name: str, network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", system: str | None = None
     ) -> None:
         self.name = name
         self.network = network.eval().requires_grad_(False)

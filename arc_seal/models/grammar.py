@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from arc_seal.errors import ModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from llguidance._lib import JsonCompileOptions
+    from transformers import PreTrainedTokenizerFast
 
-COMPACT = {"whitespace_flexible": False}
+COMPACT: "JsonCompileOptions" = {"whitespace_flexible": False}
 """No white space between JSON tokens, as canonical self-edits are written."""
 
 
@@ -28,7 +29,7 @@ class TokenGrammar:
         end: Token that ends a completion.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", vocabulary: int, end: int) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", vocabulary: int, end: int) -> None:
         self._vocabulary = vocabulary
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=end)
 

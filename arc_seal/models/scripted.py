@@ -15,7 +15,7 @@ from arc_seal.models.chat import ChatModel
 from arc_seal.models.prompt import Prompt
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
@@ -84,7 +84,7 @@ class ScriptedModel(ChatModel):
         return Completion(text, len(text), True)
 
 
-def tiny_tokenizer() -> "PreTrainedTokenizerBase":
+def tiny_tokenizer() -> "PreTrainedTokenizerFast":
     """A byte-level tokenizer, one token a byte, with a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -21,6 +21,9 @@ LABELS: dict[Stage, str] = {
 UNITS: dict[Stage, str] = {"load": "", "write": "tokens", "train": "updates", "predict": "tokens"}
 """What the steps of each stage are."""
 
+_TOTALS_ARE_MET: frozenset[Stage] = frozenset({"load", "train"})
+"""Stages that take as many steps as they say; the others may end sooner."""
+
 _LINE_EVERY_S = 5.0
 _LINE_EVERY_SHARE = 0.1
 """Off the terminal a line is due after this many seconds and this share of the stage, whichever comes later."""
@@ -99,7 +102,8 @@ class ProgressDisplay:
         parts += _measures(progress)
         elapsed_s = self.clock() - self._began_s
         if 0 < progress.step < progress.total:
-            parts.append(f"{duration(elapsed_s / progress.step * (progress.total - progress.step))} left")
+            left = duration(elapsed_s / progress.step * (progress.total - progress.step))
+            parts.append(f"{left} left" if progress.stage in _TOTALS_ARE_MET else f"at most {left} left")
         return ", ".join(parts)
 
     def _summary(self, progress: Progress) -> str:

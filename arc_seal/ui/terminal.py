@@ -74,6 +74,7 @@ class View:
         self._progress = ProgressDisplay(console, redrawable if live is None else live, clock, self._keep)
         self._samples = 1
         self._rollout: int | None = None
+        self._used = False
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +88,7 @@ class View:
     def begin(self, task: Task, seed: int, samples: int) -> None:
         """Show what is asked, and that the work begins."""
         self._samples, self._rollout = samples, None
+        self._separate()
         self._print(Text(f"Task {printable(task.id)}, seed {seed}", style="bold"), Demonstrations(task.demos), Text())
         self._progress.wait("starting")
 
@@ -123,11 +125,14 @@ class View:
         ):
             which = f" {number} of {len(task.queries)}" if len(task.queries) > 1 else ""
             self._print(Text(), Text(f"Test{which}", style="bold"), _answers(query, attempts, output))
-        self._print(Text(), _verdict(solved), Text(), _times(solved.seconds), Text(f"Kept in {printable(str(folder))}"))
+        self._print(
+            Text(), _verdict(solved), Text(), _times(solved.seconds), Text(f"Kept in {printable(_near(folder))}")
+        )
 
     def show(self, renderable: RenderableType) -> None:
         """Show anything else that is to stay."""
         self._progress.end()
+        self._separate()
         self._print(renderable)
 
     def fail(self, error: InputError) -> None:
@@ -149,6 +154,12 @@ class View:
             os.replace(draft, path)
         except OSError as error:
             raise InputError("save_svg", "", "a file that can be written", f"{path}: {error.strerror}") from None
+
+    def _separate(self) -> None:
+        """Leave an empty line below whatever is above."""
+        if self._used:
+            self._print(Text())
+        self._used = True
 
     def _print(self, *renderables: RenderableType) -> None:
         for console in self._consoles:
@@ -231,6 +242,11 @@ def _verdict(solved: Solved) -> Text:
     if solved.reward:
         return Text("Reward 1: solved.", style=_GOOD)
     return Text(f"Reward 0: not solved ({solved.score:.0%} of the test outputs right).", style=_BAD)
+
+
+def _near(folder: Path) -> str:
+    """The folder as seen from here."""
+    return str(folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder)
 
 
 def _times(seconds: dict[str, float]) -> Table:

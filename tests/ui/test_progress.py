@@ -83,3 +83,12 @@ def test_a_total_that_nobody_knows_is_no_share() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_stage_that_may_end_sooner_says_so() -> None:
+    console, clock = plain_console(), Clock()
+    display = ProgressDisplay(console, False, clock, console.print)
+    for step in (0, 50):
+        display.show(Progress("write", step, 200))
+        clock.pass_time(10)
+    assert shown(console) == "writing the self-edit: 50/200 tokens, at most 30 s left\n"

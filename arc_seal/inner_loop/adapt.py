@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.errors import GridError
+from arc_seal.errors import GridError, OverBudget
 from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.decode import Decoded, decode
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Progress, Report, Result, TrainingRecord
@@ -60,6 +60,8 @@ def _train(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: "Model", repo
     target_all = edit.training.loss_on == "all"
     fitted = [_fit_example(model, demos, job, target_all) for demos in augmented.examples]
     examples = [example for example in fitted if example is not None]
+    if not examples:
+        raise OverBudget(f"no training example fits into {job.training.max_tokens} tokens")
     return train(
         model,
         examples,
@@ -73,8 +75,12 @@ def _train(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: "Model", repo
 
 
 def _fit_example(model: "Model", demos: tuple[Demonstration, ...], job: AdaptJob, target_all: bool) -> Encoded | None:
-    """Encode an example, leaving out its first demonstrations while it is too long; None when that is not enough."""
-    while len(demos) > 1:
+    """Encode an example, leaving out its first demonstrations while it is too long; None when that is not enough.
+
+    Two stay, so that an output is learnt from a demonstration before it; a task that has one only trains on that.
+    """
+    fewest = min(2, len(demos))
+    while len(demos) >= fewest:
         encoded = model.codec.encode(demonstrations_prompt(demos, job.training.targets), target_all=target_all)
         if len(encoded.ids) <= job.training.max_tokens:
             return encoded

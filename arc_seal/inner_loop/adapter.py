@@ -1,5 +1,6 @@
 """LoRA by peft: attached for one job, removed after it, the base never touched."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ def attached(model: "Model", rank: int, alpha: float, seed: int) -> Iterator["Pe
     """
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")  # type: ignore[arg-type]
     devices = [model.network.device] if model.network.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers things by their old names
         torch.manual_seed(seed)
         adapted = get_peft_model(model.network, config)
     try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from arc_seal.arc.grid import Grid
+from arc_seal.errors import Diverged
 from arc_seal.inner_loop.spelling import END, Spelling
 from arc_seal.inner_loop.ttt import model_positions
 from arc_seal.models.base import Encoded
@@ -44,6 +45,9 @@ def decode(model: "Model", prompts: Sequence[Encoded], on_step: Callable[[int, f
         model: Any model.
         prompts: Encoded, each ending where the model is to answer.
         on_step: Told the steps done and the tokens written a second after every step.
+
+    Raises:
+        Diverged: When the network's outputs stopped being finite, as after a last update that went astray.
     """
     spellings = [Spelling() for _ in prompts]
     sums, counts = [0.0] * len(prompts), [0] * len(prompts)
@@ -53,6 +57,8 @@ def decode(model: "Model", prompts: Sequence[Encoded], on_step: Callable[[int, f
     start, step = time.monotonic(), 0
     while True:
         logits = logits_of(model.network, hidden, symbols).cpu()  # [views, 12]
+        if not bool(logits.isfinite().all()):
+            raise Diverged("the network's outputs are not finite")
         allowed = torch.from_numpy(np.stack([spelling.allowed() for spelling in spellings]))
         log_probabilities = torch.log_softmax(logits.masked_fill(~allowed, float("-inf")), dim=-1)
         best, chosen = log_probabilities.max(dim=-1)

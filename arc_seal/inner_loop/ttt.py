@@ -84,7 +84,7 @@ def train(
     batches = [batch for _ in range(training.epochs) for batch in make_batches(lengths, training.batch_size, rng)]
     alphabet = _alphabet(model, examples)
     weights = [weight for weight in model.network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=settings.weight_decay, fused=True)
     losses: list[float] = []
     tokens = targets = computed = 0
     start = time.monotonic()
@@ -95,7 +95,7 @@ def train(
         )
         losses.append(_update(model, batch, alphabet, weights, optimizer, settings.max_gradient_norm))
         tokens, targets, computed = tokens + batch.tokens, targets + len(batch.labels), computed + batch.ids.numel()
-        report(Progress("train", update + 1, len(batches), losses[-1], tokens / (time.monotonic() - start)))
+        report(Progress("train", update + 1, len(batches), losses[-1], tokens / max(time.monotonic() - start, 1e-9)))
     return TrainingRecord(
         examples=len(examples),
         skipped=skipped,

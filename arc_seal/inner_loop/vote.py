@@ -13,8 +13,8 @@ ATTEMPTS = 2
 def vote(candidates: Sequence[Candidate], queries: int) -> tuple[tuple[Attempt, ...], ...]:
     """The best attempts for each query.
 
-    Most votes first; among equals the higher mean log-probability; among those the grid's cells, so that the
-    result never depends on the order of the candidates. Invalid candidates have no vote.
+    Most votes first; among equals the higher mean log-probability; among those the grid's height and cells, so that
+    the result never depends on the order of the candidates. Invalid candidates have no vote.
 
     Args:
         candidates: Of all queries, from any number of roll-outs.
@@ -29,4 +29,8 @@ def _ranked(candidates: Sequence[Candidate]) -> tuple[Attempt, ...]:
         if candidate.grid is not None:
             scores.setdefault(candidate.grid, []).append(candidate.log_probability)
     attempts = (Attempt(grid, len(each), fmean(sorted(each))) for grid, each in scores.items())
-    return tuple(sorted(attempts, key=lambda each: (-each.votes, -each.log_probability, each.grid.cells)))
+    return tuple(sorted(attempts, key=_standing))
+
+
+def _standing(attempt: Attempt) -> tuple[int, float, int, bytes]:
+    return -attempt.votes, -attempt.log_probability, attempt.grid.height, attempt.grid.cells

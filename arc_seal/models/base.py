@@ -85,9 +85,20 @@ class Completion:
 class Model(Protocol):
     """A language model in memory: its network, its codec, and free text under a grammar."""
 
-    name: str
-    codec: Codec
-    network: "PreTrainedModel"
+    @property
+    def name(self) -> str:
+        """What results call it."""
+        ...
+
+    @property
+    def codec(self) -> Codec:
+        """Turns prompts into its tokens."""
+        ...
+
+    @property
+    def network(self) -> "PreTrainedModel":
+        """Its weights, frozen."""
+        ...
 
     def write(
         self,

@@ -1,11 +1,15 @@
 """Any Hugging Face causal language model with a chat template."""
 
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging
 
 from arc_seal.errors import ModelError
 from arc_seal.models.base import Completion
@@ -13,57 +17,49 @@ from arc_seal.models.codec import ChatCodec
 from arc_seal.models.grammar import Matcher, TokenGrammar
 from arc_seal.models.head import check_head
 from arc_seal.models.prompt import Prompt
+from arc_seal.models.source import ChatSource
 from arc_seal.models.weights import resolve
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 
-@dataclass(frozen=True, slots=True)
-class ChatSource:
-    """Where a chat model comes from; documented in conf/model/.
+def load_chat_model(source: ChatSource) -> "ChatModel":
+    """Load tokenizer and weights of a chat model.
 
-    Attributes:
-        name: What results call it.
-        location: Hub id, local folder, `.gguf` file, or `package:NAME/FILE.gguf`.
-        device: `auto` (cuda, then mps, then cpu) or a torch device.
-        dtype: `auto` (bfloat16 on cuda, else float32) or a torch dtype's name.
-        system: What the system says; None leaves it to the chat template.
-        threads: CPU threads of torch; None leaves it to torch.
+    Raises:
+        ModelError: When they cannot be found, read or used.
     """
+    logging.disable_progress_bar()
+    # tqdm's own lock is a semaphore between processes, which a worker that is killed would leave behind.
+    tqdm.set_lock(threading.RLock())
+    device = pick_device(source.device)
+    dtype = pick_dtype(source.dtype, device)
+    try:
+        folder = resolve(source.location)
+        tokenizer = _read_tokenizer(folder)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        )
+        network, report = loaded  # not in its type
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        found = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise ModelError(source.location, "", "a causal language model that transformers can read", found) from error
+    if missing := sorted(report["missing_keys"]):  # transformers has filled them with random numbers
+        found = f"none for {len(missing)} tensors, such as {missing[0]}"
+        raise ModelError(source.location, "", "weights for the whole network", found)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(source.location, "tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
+    return ChatModel(source.name, torch.nn.Module.to(network, device), tokenizer, source.system)
 
-    name: str
-    location: str
-    device: str = "auto"
-    dtype: str = "auto"
-    system: str | None = None
-    threads: int | None = None
 
-    def load(self) -> "ChatModel":
-        """Load tokenizer and weights.
-
-        Raises:
-            ModelError: When they cannot be found, read or used.
-        """
-        # The import is slow and prints to whoever loads it; a source is also made where nothing is loaded.
-        from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        device = pick_device(self.device)
-        dtype = pick_dtype(self.dtype, device)
-        try:
-            folder = resolve(self.location)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
-            network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            found = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise ModelError(self.location, "", "a causal language model that transformers can read", found) from error
-        if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise ModelError(self.location, "tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
-        return ChatModel(self.name, torch.nn.Module.to(network, device), tokenizer, self.system)
+def _read_tokenizer(folder: str) -> object:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        if type(error) is Exception:  # the library of fast tokenizers has no errors of its own
+            raise ValueError(str(error)) from error
+        raise
 
 
 def pick_device(name: str) -> torch.device:

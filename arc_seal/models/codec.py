@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from arc_seal.arc.grid import COLOURS, Grid
@@ -33,7 +34,8 @@ class ChatCodec:
         system: What the system says in prompts that have no system turn; None leaves it to the template.
 
     Raises:
-        ModelError: When there is no chat template, or a colour or the row end is not a single token.
+        ModelError: When there is no chat template or it marks no end of a turn, or a colour or the row end is not a
+            single token.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", system: str | None = None) -> None:
@@ -45,8 +47,10 @@ class ChatCodec:
         self._skeletons: dict[tuple[tuple[Role, ...], bool], tuple[tuple[int, ...], ...]] = {}
         self._texts: dict[str, tuple[int, ...]] = {}
         cells = tuple(self._single_token(str(colour)) for colour in range(COLOURS))
-        end = self._skeleton(("user", "assistant"), False)[-1][0]
-        self.symbols = GridSymbols(cells, self._single_token("\n"), end)
+        after_answer = self._skeleton(("user", "assistant"), False)[-1]
+        if not after_answer:
+            raise ModelError(self._name, "chat template", "a mark that ends the assistant's turn", "none")
+        self.symbols = GridSymbols(cells, self._single_token("\n"), after_answer[0])
         self.note = self._spelling_note()
         if self.note:
             logger.warning("%s: %s", self._name, self.note)
@@ -91,18 +95,32 @@ class ChatCodec:
         if (roles, asks) not in self._skeletons:
             marks = [f"\ue000{index}\ue001" for index in range(len(roles))]
             messages = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=asks, date_string=TEMPLATE_DATE
-            )
+            text = self._render(messages, asks)
             pieces = []
             for mark in marks:
-                before, found, text = str(text).partition(mark)
+                before, found, text = text.partition(mark)
                 if not found:
                     order = "/".join(roles)
                     raise ModelError(self._name, "chat template", f"turns {order} in order", "a turn left out")
                 pieces.append(self._text(before))
-            self._skeletons[roles, asks] = (*pieces, self._text(str(text)))
+            self._skeletons[roles, asks] = (*pieces, self._text(text))
         return self._skeletons[roles, asks]
+
+    def _render(self, messages: list[dict[str, str]], asks: bool) -> str:
+        """The conversation as the template writes it: always the same date, and no thinking before an answer."""
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=asks,
+                date_string=TEMPLATE_DATE,
+                enable_thinking=False,  # Qwen 3's; it writes an empty thought before an answer that is given
+            )
+        except (TemplateError, TypeError, ValueError) as error:
+            order = "/".join(message["role"] for message in messages)
+            found = (str(error) or type(error).__name__).splitlines()[0]
+            raise ModelError(self._name, "chat template", f"one that takes turns {order}", found) from error
+        return str(text)
 
     def _grid(self, grid: Grid) -> tuple[int, ...]:
         """Rows of cells with a row end between two rows."""
@@ -120,10 +138,10 @@ class ChatCodec:
     def _single_token(self, text: str) -> int:
         """The token that decodes to exactly `text`.
 
-        Found behind a row end, where tokenizers that mark the start of a word do not add their mark.
+        Looked for behind a row end first, where tokenizers that mark the start of a word do not add their mark.
         """
         behind = self._tokenizer.encode(f"\n{text}", add_special_tokens=False)[-1:]
-        for token in (*self._tokenizer.encode(text, add_special_tokens=False), *behind):
+        for token in (*behind, *self._tokenizer.encode(text, add_special_tokens=False)):
             if self._tokenizer.decode([token]) == text:
                 return int(token)
         raise ModelError(self._name, "tokenizer", f"a single token for {text!r}", "none")

@@ -66,5 +66,5 @@ class Matcher:
 
     @property
     def finished(self) -> bool:
-        """Whether the end token has been taken."""
+        """Whether the text is complete: nothing can follow, or the end token has been taken."""
         return bool(self._matcher.is_stopped())

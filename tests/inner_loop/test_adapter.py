@@ -1,0 +1,113 @@
+"""The adapter: there while it is needed, gone without a trace after."""
+
+import random
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from arc_seal.inner_loop.adapter import attached
+from arc_seal.models.scripted import ScriptedModel
+from tests.inner_loop.builders import copying_task, examples_of, learn
+
+
+@pytest.fixture
+def model() -> ScriptedModel:
+    return ScriptedModel()
+
+
+def snapshot(model: ScriptedModel) -> tuple[dict[str, bytes], list[str]]:
+    """Every weight bit for bit, and what the network is made of."""
+    weights = {name: value.numpy().tobytes() for name, value in model.network.state_dict().items()}
+    return weights, [f"{name} {type(module).__name__}" for name, module in model.network.named_modules()]
+
+
+def lora(model: ScriptedModel, part: str = "lora_") -> Iterator[torch.Tensor]:
+    return (weight for name, weight in model.network.named_parameters() if part in name)
+
+
+def first_weights(model: ScriptedModel, seed: int) -> torch.Tensor:
+    with attached(model, 4, 4.0, seed):
+        return torch.cat([weight.detach().flatten() for weight in lora(model)])
+
+
+def hidden(model: ScriptedModel) -> torch.Tensor:
+    with torch.no_grad():
+        states: torch.Tensor = model.network.get_decoder()(input_ids=torch.arange(40)[None]).last_hidden_state
+    return states
+
+
+def test_base_is_bit_identical_after_training(model: ScriptedModel) -> None:
+    before, attributes, states = snapshot(model), set(vars(model.network)), hidden(model)
+    with attached(model, 8, 8.0, seed=0):
+        learn(model, examples_of(model, [copying_task()]), training={"epochs": 5, "learning_rate": 0.05})
+        assert not torch.allclose(hidden(model), states, atol=1e-3)
+    assert snapshot(model) == before
+    assert set(vars(model.network)) == attributes
+    assert torch.equal(hidden(model), states)
+    assert not any(weight.requires_grad for weight in model.network.parameters())
+    assert not model.network.training
+
+
+def test_base_is_bit_identical_after_an_error(model: ScriptedModel) -> None:
+    before = snapshot(model)
+    with pytest.raises(KeyboardInterrupt), attached(model, 8, 8.0, seed=0):
+        learn(model, examples_of(model, [copying_task()]))
+        raise KeyboardInterrupt
+    assert snapshot(model) == before
+    assert not any(weight.requires_grad for weight in model.network.parameters())
+
+
+def test_adapters_follow_one_another_without_a_word(model: ScriptedModel) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rank in (4, 8, 4):
+            with attached(model, rank, 4.0, seed=0):
+                assert {weight.shape[0] for weight in lora(model, "lora_A")} == {rank}
+
+
+def test_only_the_adapter_is_trainable_and_on_every_linear_layer_but_the_head(model: ScriptedModel) -> None:
+    layers = {name for name, module in model.network.named_modules() if isinstance(module, torch.nn.Linear)}
+    with attached(model, 8, 8.0, seed=0):
+        trainable = {name for name, weight in model.network.named_parameters() if weight.requires_grad}
+        assert all("lora_" in name for name in trainable)
+        assert {name.partition(".lora_")[0] for name in trainable} == layers - {"lm_head"}
+
+
+def test_fresh_adapter_changes_nothing_yet(model: ScriptedModel) -> None:
+    before = hidden(model)
+    with attached(model, 8, 8.0, seed=0):
+        assert torch.equal(hidden(model), before)
+
+
+def test_update_is_scaled_by_alpha_over_rank(model: ScriptedModel) -> None:
+    layer = "model.layers.0.mlp.down_proj"
+    data = torch.ones(1, 64)
+    plain = model.network.get_submodule(layer)(data)
+    for rank, alpha in ((4, 4.0), (4, 8.0), (8, 4.0)):
+        with attached(model, rank, alpha, seed=0), torch.no_grad():
+            adapted = model.network.get_submodule(layer)
+            (down,), (up,) = ([*adapted.get_submodule(part).values()] for part in ("lora_A", "lora_B"))
+            torch.nn.init.normal_(up.weight)
+            update = up.weight @ down.weight @ data[0]
+            assert torch.allclose(adapted(data)[0], plain[0] + alpha / rank * update, atol=1e-5)
+
+
+def test_seed_alone_fixes_the_first_weights(model: ScriptedModel) -> None:
+    torch.manual_seed(1)
+    first = first_weights(model, seed=7)
+    torch.manual_seed(2)
+    assert torch.equal(first_weights(model, seed=7), first)
+    assert not torch.equal(first_weights(model, seed=8), first)
+
+
+def test_other_generators_are_left_alone(model: ScriptedModel) -> None:
+    def states() -> tuple[bytes, object, str]:
+        return torch.get_rng_state().numpy().tobytes(), random.getstate(), str(np.random.get_state())
+
+    before = states()
+    with attached(model, 8, 8.0, seed=0):
+        learn(model, examples_of(model, [copying_task()]))
+    assert states() == before

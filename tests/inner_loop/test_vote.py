@@ -1,0 +1,75 @@
+"""The vote: most votes, then log-probability, whatever the order."""
+
+from random import Random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from arc_seal.arc.grid import Grid
+from arc_seal.inner_loop.job import Attempt, Candidate
+from arc_seal.inner_loop.vote import vote
+
+A, B, C, WIDE, TALL = (Grid.from_rows(rows) for rows in ([[1]], [[2]], [[3]], [[4, 4]], [[4], [4]]))
+candidates = st.lists(
+    st.builds(
+        Candidate,
+        st.integers(0, 1),
+        st.just("view"),
+        st.sampled_from([None, A, B, C, WIDE, TALL]),
+        st.sampled_from([-2.0, -0.5, -0.1, -1 / 3, -1e-9]),
+    ),
+    max_size=12,
+)
+
+
+def candidate(grid: Grid | None, log_probability: float = -1.0, query: int = 0) -> Candidate:
+    return Candidate(query, "view", grid, log_probability)
+
+
+@given(candidates=candidates, seed=st.integers(0, 2**32))
+def test_order_of_the_candidates_is_nothing(candidates: list[Candidate], seed: int) -> None:
+    shuffled = Random(seed).sample(candidates, len(candidates))
+    assert vote(shuffled, 2) == vote(candidates, 2)
+
+
+@given(candidates=candidates)
+def test_attempts_are_the_best_and_distinct(candidates: list[Candidate]) -> None:
+    for query, attempts in enumerate(vote(candidates, 2)):
+        valid = [each for each in candidates if each.query == query and each.grid is not None]
+        grids = [attempt.grid for attempt in attempts]
+        assert len(set(grids)) == len(grids) == min(2, len({each.grid for each in valid}))
+        for attempt in attempts:
+            own = [each.log_probability for each in valid if each.grid == attempt.grid]
+            assert attempt.votes == len(own)
+            assert abs(attempt.log_probability - sum(own) / len(own)) < 1e-9
+        standing = [(attempt.votes, attempt.log_probability) for attempt in attempts]
+        assert standing == sorted(standing, reverse=True)
+        left_out = {each.grid for each in valid} - set(grids)
+        votes_left = [sum(each.grid == grid for each in valid) for grid in left_out]
+        assert all(votes <= attempts[-1].votes for votes in votes_left)
+
+
+def test_votes_come_before_log_probability() -> None:
+    found = vote([candidate(A, -3.0), candidate(B, -0.1), candidate(A, -2.0)], 1)
+    assert found == ((Attempt(A, 2, -2.5), Attempt(B, 1, -0.1)),)
+
+
+def test_log_probability_decides_among_equals() -> None:
+    found = vote([candidate(A, -3.0), candidate(B, -0.1), candidate(C, -2.0)], 1)
+    assert [attempt.grid for attempt in found[0]] == [B, C]
+
+
+def test_cells_and_shape_decide_last() -> None:
+    for order in ([WIDE, TALL], [TALL, WIDE]):
+        assert [attempt.grid for attempt in vote([*map(candidate, order)], 1)[0]] == [WIDE, TALL]
+    assert [attempt.grid for attempt in vote([candidate(C), candidate(B), candidate(A)], 1)[0]] == [A, B]
+
+
+def test_invalid_candidates_have_no_vote() -> None:
+    assert vote([candidate(None), candidate(None, -0.1), candidate(A, -9.0)], 1) == ((Attempt(A, 1, -9.0),),)
+    assert vote([candidate(None)], 1) == ((),)
+
+
+def test_each_query_has_a_vote_of_its_own() -> None:
+    found = vote([candidate(A, query=1), candidate(B, query=0), candidate(B, query=0)], 3)
+    assert [[attempt.grid for attempt in attempts] for attempts in found] == [[B], [A], []]

@@ -1,0 +1,82 @@
+"""What the policy is asked, and what it is not shown."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from arc_seal.arc.grid import Grid
+from arc_seal.arc.task import Demonstration, Task
+from arc_seal.inner_loop.job import Progress
+from arc_seal.models.prompt import Prompt
+from arc_seal.models.scripted import ScriptedModel
+from arc_seal.outer_loop.policy import MAX_PROMPT_TOKENS, WriteJob, self_edit_prompt
+from arc_seal.self_edit.schema import Bounds, SelfEditSchema
+from tests.models.builders import SMALL
+from tests.self_edit.builders import TOOLBOX, edit, random_task
+
+GOLDEN = Path(__file__).parent / "golden" / "policy_prompt.txt"
+SCHEMA = SelfEditSchema(TOOLBOX, Bounds())
+EXAMPLE = SCHEMA.canonical(edit())
+
+
+def rendered(prompt: Prompt) -> str:
+    """Who speaks, then what is said."""
+    return "\n".join(f"[{turn.role}]\n{''.join(map(str, turn.content))}" for turn in prompt.turns) + "\n"
+
+
+def write(task: Task, count: int = 1) -> tuple[ScriptedModel, list[Progress]]:
+    model, seen = ScriptedModel(["{}"]), list[Progress]()
+    WriteJob(task, SCHEMA.menu(), EXAMPLE, SCHEMA.json_schema(), count, 1.0, seed=0, max_tokens=9).run(
+        model, seen.append
+    )
+    return model, seen
+
+
+def test_prompt_is_as_it_was() -> None:
+    """Set UPDATE_GOLDEN=1 to write the file anew, then read the difference."""
+    text = rendered(self_edit_prompt(SMALL, SCHEMA.menu(), EXAMPLE))
+    if os.environ.get("UPDATE_GOLDEN"):
+        GOLDEN.write_text(text, "utf-8", newline="\n")
+    assert text == GOLDEN.read_text("utf-8")
+
+
+def test_queries_are_not_shown() -> None:
+    shown = [part for turn in self_edit_prompt(SMALL, "", "").turns for part in turn.content if isinstance(part, Grid)]
+    assert shown == [grid for demo in SMALL.demos for grid in (demo.input, demo.output)]
+    other = Task(SMALL.id, SMALL.demos, (Grid.from_rows([[9]]), Grid.from_rows([[8]])))
+    assert self_edit_prompt(other, "menu", EXAMPLE) == self_edit_prompt(SMALL, "menu", EXAMPLE)
+
+
+def test_nothing_said_is_a_target() -> None:
+    prompt = self_edit_prompt(SMALL, SCHEMA.menu(), EXAMPLE)
+    assert not ScriptedModel().codec.encode(prompt).target.any()
+
+
+def test_job_asks_for_the_whole_prompt_and_reports() -> None:
+    model, seen = write(SMALL, count=2)
+    assert model.prompts == [self_edit_prompt(SMALL, SCHEMA.menu(), EXAMPLE)]
+    assert seen == [Progress("write", 1, 9)]
+
+
+@pytest.mark.parametrize(("side", "kept"), [(10, 6), (20, 3), (30, 1)])
+def test_demonstrations_are_left_out_from_the_end_until_the_prompt_fits(side: int, kept: int) -> None:
+    task = random_task(1, demos=6, sides=(side,))
+    (prompt,) = write(task)[0].prompts
+    assert prompt == self_edit_prompt(task.with_demos(task.demos[:kept]), SCHEMA.menu(), EXAMPLE)
+    codec = ScriptedModel().codec
+    assert len(codec.encode(prompt).ids) <= MAX_PROMPT_TOKENS
+    if kept < 6:
+        more = self_edit_prompt(task.with_demos(task.demos[: kept + 1]), SCHEMA.menu(), EXAMPLE)
+        assert len(codec.encode(more).ids) > MAX_PROMPT_TOKENS
+
+
+def test_the_first_demonstration_stays_however_long() -> None:
+    huge = random_task(1, demos=1, sides=(30,)).demos[0]
+    task = Task("huge", (Demonstration(huge.input, huge.output),) * 3, (huge.input,))
+    model = ScriptedModel(["{}"])
+    WriteJob(task, "menu " * 1000, "{}", SCHEMA.json_schema(), 1, 1.0, seed=0, max_tokens=9).run(
+        model, lambda progress: None
+    )
+    (prompt,) = model.prompts
+    assert [part for part in prompt.turns[0].content if isinstance(part, Grid)] == [huge.input, huge.output]

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from pydantic import TypeAdapter
 
 from arc_seal.arc.grid import Grid
@@ -50,7 +51,8 @@ def test_seed_fixes_everything_but_the_time(model: ScriptedModel) -> None:
 
 
 def test_worker_process_comes_to_the_same(model: ScriptedModel) -> None:
-    executor = ProcessExecutor(ScriptedSource(), LIMITS, threads=1)
+    # As many threads as here: sums of floating-point numbers depend on how they are split.
+    executor = ProcessExecutor(ScriptedSource(), LIMITS, threads=torch.get_num_threads())
     try:
         outcome = executor.run(job(TASK), ignore)
     finally:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -14,6 +13,7 @@ from transformers.utils import logging
 from arc_seal.errors import ModelError
 from arc_seal.models.base import Completion
 from arc_seal.models.codec import ChatCodec
+from arc_seal.models.draft import Draft
 from arc_seal.models.grammar import Matcher, TokenGrammar
 from arc_seal.models.head import check_head
 from arc_seal.models.prompt import Prompt
@@ -129,26 +129,29 @@ class ChatModel:
         on_token: Callable[[int], None],
     ) -> tuple[Completion, ...]:
         """Write completions under a JSON schema, all of them side by side; see `Model.write`."""
-        matchers = [self._matcher(schema) for _ in range(count)]
-        generators = [torch.Generator().manual_seed(seed + sample) for sample in range(count)]
-        written: list[list[int]] = [[] for _ in range(count)]
+        drafts = [Draft(self._matcher(schema), temperature, seed + sample, max_tokens) for sample in range(count)]
         ids = torch.from_numpy(self.codec.encode(prompt).ids).to(self.network.device)[None]
         output = self.network(input_ids=ids, use_cache=True, logits_to_keep=1)
         output.past_key_values.batch_repeat_interleave(count)
         logits = output.logits[:, -1].expand(count, -1)  # [count, vocabulary]
-        for step in range(max_tokens):
-            chosen = self._choose(logits, matchers, temperature, generators)
-            for row, token in enumerate(chosen):
-                if not matchers[row].finished:
-                    matchers[row].take(token)
-                    written[row].append(token)
-            on_token(step + 1)
-            if all(matcher.finished for matcher in matchers):
-                break
-            after = torch.tensor(chosen, device=self.network.device)[:, None]  # [count, 1]
-            output = self.network(input_ids=after, past_key_values=output.past_key_values, use_cache=True)
+        while True:
+            for draft, row in zip(drafts, logits.float().cpu(), strict=True):
+                if draft.open and not draft.unread:
+                    draft.decide(row)
+            on_token(max(len(draft.tokens) for draft in drafts))
+            going_on = [draft for draft in drafts if draft.open]
+            if not going_on:
+                return tuple(self._completion(draft) for draft in drafts)
+            # As many as every draft has to read: none is sampled before all that it has decided is read.
+            chunk = min(len(draft.unread) for draft in going_on)
+            after = torch.tensor([draft.read(chunk, self.codec.symbols.end) for draft in drafts])  # [count, chunk]
+            output = self.network(
+                input_ids=after.to(self.network.device),
+                past_key_values=output.past_key_values,
+                use_cache=True,
+                logits_to_keep=1,
+            )
             logits = output.logits[:, -1]
-        return tuple(self._completion(row, matcher) for row, matcher in zip(written, matchers, strict=True))
 
     def _matcher(self, schema: Mapping[str, Any]) -> Matcher:
         """A matcher for one completion; the tokenizer is read into the grammar once."""
@@ -157,24 +160,7 @@ class ChatModel:
             self._grammar = TokenGrammar(self._tokenizer, vocabulary, self.codec.symbols.end)
         return self._grammar.matcher(schema)
 
-    def _choose(
-        self, logits: Tensor, matchers: list[Matcher], temperature: float, generators: list[torch.Generator]
-    ) -> list[int]:
-        """One allowed token for each completion; the end token for those that are finished."""
-        logits = logits.float().cpu()
-        chosen = []
-        for row, matcher in enumerate(matchers):
-            if matcher.finished:
-                chosen.append(self.codec.symbols.end)
-                continue
-            allowed = logits[row].masked_fill(~torch.from_numpy(matcher.allowed()), float("-inf"))
-            if temperature == 0:
-                chosen.append(int(allowed.argmax()))
-            else:
-                weights = torch.softmax(allowed / temperature, dim=-1)
-                chosen.append(int(torch.multinomial(weights, 1, generator=generators[row])))
-        return chosen
-
-    def _completion(self, tokens: list[int], matcher: Matcher) -> Completion:
-        text = tokens[:-1] if matcher.finished and tokens[-1] == self.codec.symbols.end else tokens
-        return Completion(str(self._tokenizer.decode(text)), len(tokens), matcher.finished)
+    def _completion(self, draft: Draft) -> Completion:
+        ended = draft.finished and draft.tokens[-1:] == [self.codec.symbols.end]
+        text = draft.tokens[:-1] if ended else draft.tokens
+        return Completion(str(self._tokenizer.decode(text)), len(draft.tokens), draft.finished)

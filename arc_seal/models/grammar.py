@@ -64,6 +64,10 @@ class Matcher:
         if not self._matcher.consume_token(token):
             raise RuntimeError(f"token {token} is not allowed here: {self._matcher.get_error()}")
 
+    def forced(self) -> list[int]:
+        """The tokens that must come next, as far as the grammar leaves no choice; none of them is taken yet."""
+        return list(self._matcher.compute_ff_tokens())
+
     @property
     def finished(self) -> bool:
         """Whether the text is complete: nothing can follow, or the end token has been taken."""

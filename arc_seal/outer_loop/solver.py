@@ -256,7 +256,7 @@ def _write(
         schema=settings.schema.json_schema(),
         count=len(samples),
         temperature=settings.temperature,
-        seed=derived_seed(settings.seed, "write", attempt),
+        seed=derived_seed(settings.seed, task.id, "write", attempt),
         max_tokens=settings.max_tokens,
     )
     outcome = executor.run(job, lambda progress: watch.progress(samples[0], progress))
@@ -286,7 +286,7 @@ def _roll_out(
     watch: Watch,
 ) -> Rollout:
     """Try one self-edit in the sandbox."""
-    seed = derived_seed(settings.seed, "adapt", sample)
+    seed = derived_seed(settings.seed, task.id, "adapt", sample)
     status, message, result = proposal.status, proposal.message, None
     if status is Status.OK:
         job = AdaptJob(

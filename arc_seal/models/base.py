@@ -68,6 +68,23 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn.
+
+    Attributes:
+        count: How many.
+        temperature: 0 takes the likeliest token each time.
+        seed: Fixes the samples; each draws on its own.
+        max_tokens: The longest completion.
+    """
+
+    count: int
+    temperature: float
+    seed: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What a model wrote.
 
@@ -104,22 +121,15 @@ class Model(Protocol):
         self,
         prompt: Prompt,
         schema: Mapping[str, Any],
-        *,
-        count: int,
-        temperature: float,
-        seed: int,
-        max_tokens: int,
+        sampling: Sampling,
         on_token: Callable[[int], None],
     ) -> tuple[Completion, ...]:
-        """Write `count` completions, each valid JSON under a JSON schema.
+        """Write completions, each valid JSON under a JSON schema.
 
         Args:
             prompt: Ends with a user's turn.
             schema: JSON schema that every completion is held to.
-            count: How many.
-            temperature: 0 takes the likeliest token each time.
-            seed: Fixes the samples.
-            max_tokens: The longest completion.
+            sampling: How many, and how.
             on_token: Called after each step with the tokens written so far in each completion.
         """
         ...

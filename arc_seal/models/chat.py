@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from transformers.utils import logging
 
 from arc_seal.errors import ModelError
-from arc_seal.models.base import Completion
+from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.codec import ChatCodec
 from arc_seal.models.draft import Draft
 from arc_seal.models.grammar import Matcher, TokenGrammar
@@ -121,19 +121,15 @@ class ChatModel:
         self,
         prompt: Prompt,
         schema: Mapping[str, Any],
-        *,
-        count: int,
-        temperature: float,
-        seed: int,
-        max_tokens: int,
+        sampling: Sampling,
         on_token: Callable[[int], None],
     ) -> tuple[Completion, ...]:
         """Write completions under a JSON schema, all of them side by side; see `Model.write`."""
-        drafts = [Draft(self._matcher(schema), temperature, seed + sample, max_tokens) for sample in range(count)]
+        drafts = [Draft(self._matcher(schema), sampling, sample) for sample in range(sampling.count)]
         ids = torch.from_numpy(self.codec.encode(prompt).ids).to(self.network.device)[None]
         output = self.network(input_ids=ids, use_cache=True, logits_to_keep=1)
-        output.past_key_values.batch_repeat_interleave(count)
-        logits = output.logits[:, -1].expand(count, -1)  # [count, vocabulary]
+        output.past_key_values.batch_repeat_interleave(sampling.count)
+        logits = output.logits[:, -1].expand(sampling.count, -1)  # [count, vocabulary]
         while True:
             for draft, row in zip(drafts, logits.float().cpu(), strict=True):
                 if draft.open and not draft.unread:

@@ -5,6 +5,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
+from arc_seal.models.base import Sampling
 from arc_seal.models.grammar import Matcher
 
 
@@ -16,20 +17,19 @@ class Draft:
 
     Args:
         matcher: Where the completion stands in its grammar.
-        temperature: 0 takes the likeliest token each time.
-        seed: Fixes the samples, whatever is written beside it.
-        max_tokens: The longest completion.
+        sampling: How it is drawn.
+        sample: Which of the samples it is: each draws on its own, whatever is written beside it.
 
     Attributes:
         tokens: What is decided so far.
         unread: The last of them, which the network has not read yet.
     """
 
-    def __init__(self, matcher: Matcher, temperature: float, seed: int, max_tokens: int) -> None:
+    def __init__(self, matcher: Matcher, sampling: Sampling, sample: int) -> None:
         self.tokens: list[int] = []
         self.unread: deque[int] = deque()
-        self._matcher, self._temperature, self._max_tokens = matcher, temperature, max_tokens
-        self._generator = torch.Generator().manual_seed(seed)
+        self._matcher, self._sampling = matcher, sampling
+        self._generator = torch.Generator().manual_seed(sampling.seed + sample)
 
     @property
     def finished(self) -> bool:
@@ -39,7 +39,7 @@ class Draft:
     @property
     def open(self) -> bool:
         """Whether more is to be written."""
-        return not self.finished and len(self.tokens) < self._max_tokens
+        return not self.finished and len(self.tokens) < self._sampling.max_tokens
 
     def decide(self, logits: Tensor) -> None:
         """Sample the next token, and go on as far as the grammar leaves no choice.
@@ -63,7 +63,7 @@ class Draft:
 
     def _sample(self, logits: Tensor) -> int:
         allowed = logits.masked_fill(~torch.from_numpy(self._matcher.allowed()), float("-inf"))
-        if self._temperature == 0:
+        if self._sampling.temperature == 0:
             return int(allowed.argmax())
-        weights = torch.softmax(allowed / self._temperature, dim=-1)
+        weights = torch.softmax(allowed / self._sampling.temperature, dim=-1)
         return int(torch.multinomial(weights, 1, generator=self._generator))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from arc_seal.models.base import Completion
+from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.chat import ChatModel
 from arc_seal.models.prompt import Prompt
 
@@ -39,27 +39,15 @@ class ScriptedModel(ChatModel):
         self,
         prompt: Prompt,
         schema: Mapping[str, Any],
-        *,
-        count: int,
-        temperature: float,
-        seed: int,
-        max_tokens: int,
+        sampling: Sampling,
         on_token: Callable[[int], None],
     ) -> tuple[Completion, ...]:
         """The next completions of the list, or real samples where the list is empty."""
         self.prompts.append(prompt)
         if not self._completions:
-            return super().write(
-                prompt,
-                schema,
-                count=count,
-                temperature=temperature,
-                seed=seed,
-                max_tokens=max_tokens,
-                on_token=on_token,
-            )
+            return super().write(prompt, schema, sampling, on_token)
         on_token(1)
-        return tuple(self._next() for _ in range(count))
+        return tuple(self._next() for _ in range(sampling.count))
 
     def _next(self) -> Completion:
         text = self._completions.pop(0) if len(self._completions) > 1 else self._completions[0]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
 from arc_seal.inner_loop.job import Progress, Report
-from arc_seal.models.base import Completion
+from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.prompt import Prompt, Turn
 
 if TYPE_CHECKING:
@@ -26,31 +26,22 @@ class WriteJob:
         menu: What may be written, for the prompt.
         example: A self-edit in its canonical form, which shows the model what one looks like.
         schema: JSON schema that every completion is held to.
-        count: How many to write.
-        temperature: 0 takes the likeliest token each time.
-        seed: Fixes the samples.
-        max_tokens: The longest completion.
+        sampling: How many to write, and how.
     """
 
     task: Task
     menu: str
     example: str
     schema: dict[str, Any]
-    count: int
-    temperature: float
-    seed: int
-    max_tokens: int
+    sampling: Sampling
 
     def run(self, model: "Model", report: Report) -> tuple[Completion, ...]:
         """Write on a loaded model."""
         return model.write(
             _fitting(self, lambda prompt: len(model.codec.encode(prompt).ids)),
             self.schema,
-            count=self.count,
-            temperature=self.temperature,
-            seed=self.seed,
-            max_tokens=self.max_tokens,
-            on_token=lambda tokens: report(Progress("write", tokens, self.max_tokens)),
+            self.sampling,
+            lambda tokens: report(Progress("write", tokens, self.sampling.max_tokens)),
         )
 
 

@@ -15,6 +15,7 @@ from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import InputError, InvalidSelfEdit, Status
 from arc_seal.inner_loop.job import AdaptJob, Attempt, DecodeSettings, Progress, Result, TrainingSettings
 from arc_seal.inner_loop.vote import vote
+from arc_seal.models.base import Sampling
 from arc_seal.outer_loop.policy import WriteJob
 from arc_seal.sandbox.base import Executor
 from arc_seal.self_edit.edit import SelfEdit
@@ -254,10 +255,12 @@ def _write(
         menu=settings.schema.menu(),
         example=settings.example,
         schema=settings.schema.json_schema(),
-        count=len(samples),
-        temperature=settings.temperature,
-        seed=derived_seed(settings.seed, task.id, "write", attempt),
-        max_tokens=settings.max_tokens,
+        sampling=Sampling(
+            count=len(samples),
+            temperature=settings.temperature,
+            seed=derived_seed(settings.seed, task.id, "write", attempt),
+            max_tokens=settings.max_tokens,
+        ),
     )
     outcome = executor.run(job, lambda progress: watch.progress(samples[0], progress))
     seconds["write"] = seconds.get("write", 0.0) + outcome.seconds

@@ -17,6 +17,7 @@ from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Solution, Task
 from arc_seal.inner_loop.job import AdaptJob
+from arc_seal.models.base import Sampling
 from arc_seal.outer_loop.policy import WriteJob
 from tests.inner_loop.builders import TURNS, job
 from tests.self_edit.builders import random_grid
@@ -65,7 +66,7 @@ class Leaky:
 
 
 def jobs(task: Task) -> tuple[AdaptJob, WriteJob]:
-    write = WriteJob(task, "menu", "{}", {"type": "object"}, count=1, temperature=1.0, seed=0, max_tokens=10)
+    write = WriteJob(task, "menu", "{}", {"type": "object"}, Sampling(1, temperature=1.0, seed=0, max_tokens=10))
     return job(task, TURNS), write
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from arc_seal.errors import InputError, ModelError
-from arc_seal.models.base import Completion
+from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.chat import ChatModel, pick_device, pick_dtype
 from arc_seal.models.grammar import TokenGrammar
 from arc_seal.models.prompt import Prompt, Turn
@@ -35,8 +35,9 @@ def model() -> ScriptedModel:
 
 
 def write(model: ChatModel, **settings: Any) -> tuple[Completion, ...]:
-    given = {"count": 1, "temperature": 1.0, "seed": 0, "max_tokens": LONG, "on_token": lambda tokens: None, **settings}
-    return model.write(PROMPT, SCHEMA.json_schema(), **given)
+    on_token = settings.pop("on_token", lambda tokens: None)
+    sampling = Sampling(**{"count": 1, "temperature": 1.0, "seed": 0, "max_tokens": LONG, **settings})
+    return model.write(PROMPT, SCHEMA.json_schema(), sampling, on_token)
 
 
 def parse_but_for_repeats(text: str) -> None:
@@ -107,9 +108,7 @@ def test_scripted_model_says_what_it_is_told() -> None:
 
 def test_unusable_schema_is_refused(model: ScriptedModel) -> None:
     with pytest.raises(ModelError, match="expected a schema that compiles"):
-        model.write(
-            PROMPT, {"type": "zork"}, count=1, temperature=0, seed=0, max_tokens=1, on_token=lambda tokens: None
-        )
+        model.write(PROMPT, {"type": "zork"}, Sampling(1, temperature=0, seed=0, max_tokens=1), lambda tokens: None)
 
 
 def test_weights_are_frozen(model: ScriptedModel) -> None:

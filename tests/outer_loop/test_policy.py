@@ -8,6 +8,7 @@ import pytest
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.inner_loop.job import Progress
+from arc_seal.models.base import Sampling
 from arc_seal.models.prompt import Prompt
 from arc_seal.models.scripted import ScriptedModel
 from arc_seal.outer_loop.policy import MAX_PROMPT_TOKENS, WriteJob, self_edit_prompt
@@ -27,7 +28,7 @@ def rendered(prompt: Prompt) -> str:
 
 def write(task: Task, count: int = 1) -> tuple[ScriptedModel, list[Progress]]:
     model, seen = ScriptedModel(["{}"]), list[Progress]()
-    WriteJob(task, SCHEMA.menu(), EXAMPLE, SCHEMA.json_schema(), count, 1.0, seed=0, max_tokens=9).run(
+    WriteJob(task, SCHEMA.menu(), EXAMPLE, SCHEMA.json_schema(), Sampling(count, 1.0, seed=0, max_tokens=9)).run(
         model, seen.append
     )
     return model, seen
@@ -75,7 +76,7 @@ def test_the_first_demonstration_stays_however_long() -> None:
     huge = random_task(1, demos=1, sides=(30,)).demos[0]
     task = Task("huge", (Demonstration(huge.input, huge.output),) * 3, (huge.input,))
     model = ScriptedModel(["{}"])
-    WriteJob(task, "menu " * 1000, "{}", SCHEMA.json_schema(), 1, 1.0, seed=0, max_tokens=9).run(
+    WriteJob(task, "menu " * 1000, "{}", SCHEMA.json_schema(), Sampling(1, 1.0, seed=0, max_tokens=9)).run(
         model, lambda progress: None
     )
     (prompt,) = model.prompts

@@ -99,7 +99,7 @@ def test_model_writes_and_the_loop_carries_it_out() -> None:
         Status.OK,
         "",
     )
-    assert rollout.seed == derived_seed(0, "adapt", 0)
+    assert rollout.seed == derived_seed(0, TASK.id, "adapt", 0)
     assert rollout.result is not None and rollout.result.training is not None
     assert solved.attempts == rollout.result.attempts
     assert (solved.task_id, solved.seed, solved.model, solved.versions) == (TASK.id, 0, "scripted", versions())

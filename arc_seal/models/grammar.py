@@ -13,11 +13,7 @@ from numpy.typing import NDArray
 from arc_seal.errors import ModelError
 
 if TYPE_CHECKING:
-    from llguidance._lib import JsonCompileOptions
     from transformers import PreTrainedTokenizerFast
-
-COMPACT: "JsonCompileOptions" = {"whitespace_flexible": False}
-"""No white space between JSON tokens, as canonical self-edits are written."""
 
 
 class TokenGrammar:
@@ -36,10 +32,12 @@ class TokenGrammar:
     def matcher(self, schema: Mapping[str, Any]) -> "Matcher":
         """A fresh matcher for one completion.
 
+        White space is as the schema's own `x-guidance` says; a self-edit's allows none.
+
         Raises:
             ModelError: When the schema cannot be compiled.
         """
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=COMPACT)
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
         matcher = llguidance.LLMatcher(self._tokenizer, grammar)
         if matcher.is_error():
             raise ModelError("self-edit schema", "", "a schema that compiles to a grammar", matcher.get_error())

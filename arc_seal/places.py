@@ -23,6 +23,11 @@ def tools_dir(package: Path = _PACKAGE) -> Path:
     return _shared("tools", package)
 
 
+def weights_dir(package: Path = _PACKAGE) -> Path:
+    """The folder of the weights that come with arc-seal, one folder a model; inside the package, installed or not."""
+    return package / "weights"
+
+
 def _shared(name: str, package: Path) -> Path:
     for folder in (package / "_share" / name, package.parent / name):
         if folder.is_dir():

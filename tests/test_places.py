@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.places import conf_dir, tools_dir
+from arc_seal.places import conf_dir, tools_dir, weights_dir
 
 PLACES = [(conf_dir, "conf"), (tools_dir, "tools")]
 
@@ -28,3 +28,8 @@ def test_installed_it_is_in_the_package(tmp_path: Path, place: Callable[[Path], 
 def test_a_broken_installation_says_so(tmp_path: Path, place: Callable[[Path], Path], name: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"{name}/ is neither in"):
         place(tmp_path / "arc_seal")
+
+
+def test_weights_are_in_the_package(tmp_path: Path) -> None:
+    assert weights_dir() == Path(__file__).resolve().parents[1] / "arc_seal" / "weights"
+    assert weights_dir(tmp_path) == tmp_path / "weights"

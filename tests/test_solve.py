@@ -15,6 +15,7 @@ from arc_seal.arc.submission import read_submission
 from arc_seal.errors import Status
 from arc_seal.solve import main
 from arc_seal.ui.run_folder import load_result, without_times
+from tests.models.builders import grid_network
 
 ROOT = Path(__file__).parents[1]
 TASKS = ROOT / "tasks"
@@ -88,6 +89,18 @@ def test_several_self_edits_of_the_models_own(tmp_path: Path) -> None:
     statuses = [rollout.status for rollout in load_result(tmp_path / "run").rollouts]
     assert statuses == [Status.OK, Status.INVALID_SELF_EDIT]
     assert "Roll-out 2 of 2: invalid_self_edit" in done.stdout
+
+
+def test_a_grid_model_of_ones_own(tmp_path: Path) -> None:
+    grid_network().save_pretrained(tmp_path / "mine")
+    done = solve(
+        tmp_path, str(TASKS / "5582e5ca.json"), "model=grid", "model.location=./mine", f"self_edit.json={EDIT}",
+        "hydra.run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (rollout,) = load_result(tmp_path / "run").rollouts
+    assert rollout.status is Status.OK and rollout.result is not None and rollout.result.training is not None
+    assert rollout.result.training.updates > 1 and len(rollout.result.candidates) == 2
 
 
 def quoted(text: str) -> str:

@@ -3,14 +3,14 @@
 import random
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import GridError, OverBudget
-from arc_seal.inner_loop.adapter import attached
+from arc_seal.inner_loop.adapter import attached, unfrozen
 from arc_seal.inner_loop.decode import Decoded, decode
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Progress, Report, Result, TrainingRecord
 from arc_seal.inner_loop.ttt import train
@@ -39,9 +39,7 @@ def adapt(job: AdaptJob, model: "Model", report: Report) -> Result:
     with ExitStack() as stack:
         if job.self_edit is not None:
             with _timed(seconds, "train"):
-                rank = job.self_edit.training.lora_rank
-                alpha = job.training.lora_alpha or float(rank)
-                stack.enter_context(attached(model, rank, alpha, job.seed))
+                stack.enter_context(_trainable(job, job.self_edit, model))
                 record = _train(job, job.self_edit, toolbox, model, report)
         with _timed(seconds, "predict"):
             candidates = _predict(job, toolbox, model, report)
@@ -53,6 +51,14 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.monotonic()
     yield
     seconds[stage] = time.monotonic() - start
+
+
+def _trainable(job: AdaptJob, edit: SelfEdit, model: "Model") -> AbstractContextManager[object]:
+    """What is trained, an adapter or all weights, for as long as the context lasts."""
+    if job.training.method == "full":
+        return unfrozen(model)
+    rank = edit.training.lora_rank
+    return attached(model, rank, job.training.lora_alpha or float(rank), job.seed, job.training.lora_modules)
 
 
 def _train(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: "Model", report: Report) -> TrainingRecord:

@@ -12,9 +12,9 @@ from torch import Tensor
 from arc_seal.arc.grid import Grid
 from arc_seal.errors import Diverged
 from arc_seal.inner_loop.spelling import END, Spelling
-from arc_seal.inner_loop.ttt import model_positions
 from arc_seal.models.base import Encoded
 from arc_seal.models.head import logits_of
+from arc_seal.models.positions import Cursors, model_positions
 
 if TYPE_CHECKING:
     from arc_seal.models.base import Model
@@ -87,22 +87,21 @@ class _Reader:
     """
 
     def __init__(self, model: "Model", prompts: Sequence[Encoded]) -> None:
-        self._model, self._prompts = model, prompts
+        self._prompts = prompts
         self._decoder = model.network.get_decoder()
         self._device = model.network.device
         longest = max(len(prompt.ids) for prompt in prompts)
         self._mask = torch.zeros((len(prompts), longest), dtype=torch.long, device=self._device)
         for row, prompt in enumerate(prompts):
             self._mask[row, longest - len(prompt.ids) :] = 1
-        self._last = np.stack([prompt.positions[:, -1] for prompt in prompts])  # [views, axes]
-        self._tokens = [int(prompt.ids[-1]) for prompt in prompts]
+        self._cursors = Cursors(model.codec, prompts)
         self._cache: object = None
 
     def read_prompts(self) -> Tensor:
         """Read all prompts; returns the last hidden states, [views, width]."""
         views, longest = self._mask.shape
         ids = np.zeros((views, longest), np.int64)
-        positions = np.zeros((self._last.shape[1], views, longest), np.int64)
+        positions = np.zeros((self._prompts[0].positions.shape[0], views, longest), np.int64)
         for row, prompt in enumerate(self._prompts):
             begin = longest - len(prompt.ids)
             ids[row, begin:], positions[:, row, begin:] = prompt.ids, prompt.positions
@@ -110,19 +109,16 @@ class _Reader:
 
     def read(self, tokens: Sequence[int]) -> Tensor:
         """Read one more token in every row; returns the last hidden states, [views, width]."""
-        codec = self._model.codec
-        before = zip(self._last, self._tokens, strict=True)
-        self._last = np.stack([codec.next_position(position, token) for position, token in before])
-        self._tokens = list(tokens)
+        ids = np.array(tokens, np.int64)[:, None]
         self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=1)
-        return self._forward(np.array(tokens, np.int64)[:, None], self._last.T[:, :, None])
+        return self._forward(ids, self._cursors.advance(ids))
 
     def _forward(self, ids: np.ndarray, positions: np.ndarray) -> Tensor:
         """ids [views, tokens], positions [axes, views, tokens] -> [views, width]."""
         # Without padding there is nothing to mask, and attention is faster for it.
         output = self._decoder(
             input_ids=torch.from_numpy(ids).to(self._device),
-            position_ids=model_positions(torch.from_numpy(np.ascontiguousarray(positions)).to(self._device)),
+            position_ids=model_positions(torch.from_numpy(positions).to(self._device)),
             attention_mask=None if bool(self._mask.all()) else self._mask,
             past_key_values=self._cache,
             use_cache=True,

@@ -46,6 +46,8 @@ class TrainingSettings:
     """What the self-edit does not decide about training; documented in conf/ttt/."""
 
     targets: Literal["all", "last"] = "all"
+    method: Literal["lora", "full"] = "lora"
+    lora_modules: str = "all-linear"
     lora_alpha: float | None = None
     warmup_share: float = 0.1
     weight_decay: float = 0.0

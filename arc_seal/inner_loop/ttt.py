@@ -21,6 +21,7 @@ from arc_seal.inner_loop.batches import make_batches
 from arc_seal.inner_loop.job import Progress, Report, TrainingRecord, TrainingSettings
 from arc_seal.models.base import Encoded
 from arc_seal.models.head import logits_of
+from arc_seal.models.positions import model_positions
 from arc_seal.self_edit.schema import Training
 
 if TYPE_CHECKING:
@@ -161,11 +162,6 @@ def _update(
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return value
-
-
-def model_positions(positions: Tensor) -> Tensor:
-    """Positions as networks take them: [1, batch, tokens] -> [batch, tokens]; more axes stay as they are."""
-    return positions[0] if positions.shape[0] == 1 else positions
 
 
 def _schedule(update: int, updates: int, warmup_share: float) -> float:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from arc_seal.models.chat import ChatModel
+    from arc_seal.models.grid_model import GridModel
     from arc_seal.models.scripted import ScriptedModel
 
 
@@ -35,6 +36,33 @@ class ChatSource:
         from arc_seal.models.chat import load_chat_model
 
         return load_chat_model(self)
+
+
+@dataclass(frozen=True, slots=True)
+class GridSource:
+    """A grid model; documented in conf/model/grid.yaml.
+
+    Attributes:
+        name: What results call it.
+        location: Local folder, hub id, or `package:NAME/FOLDER`.
+        device: `auto` (cuda, then mps, then cpu) or a torch device.
+        dtype: `auto` (bfloat16 on cuda, else float32) or a torch dtype's name.
+    """
+
+    name: str
+    location: str
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def load(self) -> "GridModel":
+        """Load the weights.
+
+        Raises:
+            ModelError: When they cannot be found, read or used.
+        """
+        from arc_seal.models.grid_model import load_grid_model
+
+        return load_grid_model(self)
 
 
 @dataclass(frozen=True, slots=True)

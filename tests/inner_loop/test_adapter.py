@@ -9,37 +9,39 @@ import pytest
 import torch
 
 from arc_seal.inner_loop.adapter import attached
-from arc_seal.models.scripted import ScriptedModel
+from arc_seal.models.base import Model
 from tests.inner_loop.builders import copying_task, examples_of, learn
+from tests.models.builders import MODELS
 
 
-@pytest.fixture
-def model() -> ScriptedModel:
-    return ScriptedModel()
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    model: Model = request.param(0)
+    return model
 
 
-def snapshot(model: ScriptedModel) -> tuple[dict[str, bytes], list[str]]:
+def snapshot(model: Model) -> tuple[dict[str, bytes], list[str]]:
     """Every weight bit for bit, and what the network is made of."""
     weights = {name: value.numpy().tobytes() for name, value in model.network.state_dict().items()}
     return weights, [f"{name} {type(module).__name__}" for name, module in model.network.named_modules()]
 
 
-def lora(model: ScriptedModel, part: str = "lora_") -> Iterator[torch.Tensor]:
+def lora(model: Model, part: str = "lora_") -> Iterator[torch.Tensor]:
     return (weight for name, weight in model.network.named_parameters() if part in name)
 
 
-def first_weights(model: ScriptedModel, seed: int) -> torch.Tensor:
+def first_weights(model: Model, seed: int) -> torch.Tensor:
     with attached(model, 4, 4.0, seed):
         return torch.cat([weight.detach().flatten() for weight in lora(model)])
 
 
-def hidden(model: ScriptedModel) -> torch.Tensor:
+def hidden(model: Model) -> torch.Tensor:
     with torch.no_grad():
         states: torch.Tensor = model.network.get_decoder()(input_ids=torch.arange(40)[None]).last_hidden_state
     return states
 
 
-def test_base_is_bit_identical_after_training(model: ScriptedModel) -> None:
+def test_base_is_bit_identical_after_training(model: Model) -> None:
     before, attributes, states = snapshot(model), set(vars(model.network)), hidden(model)
     with attached(model, 8, 8.0, seed=0):
         learn(model, examples_of(model, [copying_task()]), training={"epochs": 5, "learning_rate": 0.05})
@@ -51,7 +53,7 @@ def test_base_is_bit_identical_after_training(model: ScriptedModel) -> None:
     assert not model.network.training
 
 
-def test_base_is_bit_identical_after_an_error(model: ScriptedModel) -> None:
+def test_base_is_bit_identical_after_an_error(model: Model) -> None:
     before = snapshot(model)
     with pytest.raises(KeyboardInterrupt), attached(model, 8, 8.0, seed=0):
         learn(model, examples_of(model, [copying_task()]))
@@ -60,7 +62,7 @@ def test_base_is_bit_identical_after_an_error(model: ScriptedModel) -> None:
     assert not any(weight.requires_grad for weight in model.network.parameters())
 
 
-def test_adapters_follow_one_another_without_a_word(model: ScriptedModel) -> None:
+def test_adapters_follow_one_another_without_a_word(model: Model) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for rank in (4, 8, 4):
@@ -68,7 +70,7 @@ def test_adapters_follow_one_another_without_a_word(model: ScriptedModel) -> Non
                 assert {weight.shape[0] for weight in lora(model, "lora_A")} == {rank}
 
 
-def test_only_the_adapter_is_trainable_and_on_every_linear_layer_but_the_head(model: ScriptedModel) -> None:
+def test_only_the_adapter_is_trainable_and_on_every_linear_layer_but_the_head(model: Model) -> None:
     layers = {name for name, module in model.network.named_modules() if isinstance(module, torch.nn.Linear)}
     with attached(model, 8, 8.0, seed=0):
         trainable = {name for name, weight in model.network.named_parameters() if weight.requires_grad}
@@ -76,14 +78,14 @@ def test_only_the_adapter_is_trainable_and_on_every_linear_layer_but_the_head(mo
         assert {name.partition(".lora_")[0] for name in trainable} == layers - {"lm_head"}
 
 
-def test_fresh_adapter_changes_nothing_yet(model: ScriptedModel) -> None:
+def test_fresh_adapter_changes_nothing_yet(model: Model) -> None:
     before = hidden(model)
     with attached(model, 8, 8.0, seed=0):
         assert torch.equal(hidden(model), before)
 
 
-def test_update_is_scaled_by_alpha_over_rank(model: ScriptedModel) -> None:
-    layer = "model.layers.0.mlp.down_proj"
+def test_update_is_scaled_by_alpha_over_rank(model: Model) -> None:
+    layer = next(name for name, _ in model.network.named_modules() if name.endswith("down_proj"))
     data = torch.ones(1, 64)
     plain = model.network.get_submodule(layer)(data)
     for rank, alpha in ((4, 4.0), (4, 8.0), (8, 4.0)):
@@ -95,7 +97,7 @@ def test_update_is_scaled_by_alpha_over_rank(model: ScriptedModel) -> None:
             assert torch.allclose(adapted(data)[0], plain[0] + alpha / rank * update, atol=1e-5)
 
 
-def test_seed_alone_fixes_the_first_weights(model: ScriptedModel) -> None:
+def test_seed_alone_fixes_the_first_weights(model: Model) -> None:
     torch.manual_seed(1)
     first = first_weights(model, seed=7)
     torch.manual_seed(2)
@@ -103,7 +105,7 @@ def test_seed_alone_fixes_the_first_weights(model: ScriptedModel) -> None:
     assert not torch.equal(first_weights(model, seed=8), first)
 
 
-def test_other_generators_are_left_alone(model: ScriptedModel) -> None:
+def test_other_generators_are_left_alone(model: Model) -> None:
     def states() -> tuple[bytes, object, str]:
         return torch.get_rng_state().numpy().tobytes(), random.getstate(), str(np.random.get_state())
 

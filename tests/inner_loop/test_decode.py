@@ -12,10 +12,11 @@ from arc_seal.arc.task import Task
 from arc_seal.errors import Diverged
 from arc_seal.inner_loop.decode import Decoded, decode
 from arc_seal.inner_loop.spelling import Spelling
-from arc_seal.models.base import Encoded
+from arc_seal.models.base import Encoded, Model
+from arc_seal.models.positions import Cursors, model_positions
 from arc_seal.models.prompt import query_prompt
-from arc_seal.models.scripted import ScriptedModel
 from tests.inner_loop.builders import adapted, copying_task
+from tests.models.builders import MODELS, MakeModel
 from tests.self_edit.builders import random_grid
 
 TASK = copying_task((1, 2, 3, 4))
@@ -25,34 +26,44 @@ def nothing(step: int, tokens_per_s: float) -> None:
     pass
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def make(request: pytest.FixtureRequest) -> MakeModel:
+    make: MakeModel = request.param
+    return make
+
+
 @pytest.fixture(scope="module")
-def model() -> Iterator[ScriptedModel]:
+def model(make: MakeModel) -> Iterator[Model]:
     """A model that has learnt to answer with columns of some height."""
-    model = ScriptedModel()
+    model = make(0)
     with adapted(model, TASK):
         yield model
 
 
-def prompts(model: ScriptedModel, task: Task = TASK) -> list[Encoded]:
+def prompts(model: Model, task: Task = TASK) -> list[Encoded]:
     """Queries behind one to four demonstrations, so of different length."""
     tasks = [task.with_demos(task.demos[:shown]) for shown in (4, 1, 3, 2)]
     return [model.codec.encode(query_prompt(each, each.queries[0])) for each in tasks]
 
 
 @torch.no_grad()
-def without_cache(model: ScriptedModel, prompt: Encoded) -> Decoded:
+def without_cache(model: Model, prompt: Encoded) -> Decoded:
     """Greedy decoding by reading everything anew for every symbol."""
     symbols = list(model.codec.symbols.all)
-    spelling, ids, total, count = Spelling(), prompt.ids.tolist(), 0.0, 0
+    spelling, cursors, total, count = Spelling(), Cursors(model.codec, [prompt]), 0.0, 0
+    ids, positions = prompt.ids[None], prompt.positions[:, None]
     while spelling.open:
-        logits = model.network(input_ids=torch.tensor([ids])).logits[0, -1, symbols]
+        position_ids = model_positions(torch.from_numpy(positions))
+        logits = model.network(input_ids=torch.from_numpy(ids), position_ids=position_ids).logits[0, -1, symbols]
         log_probabilities = torch.log_softmax(
             logits.masked_fill(~torch.from_numpy(spelling.allowed()), float("-inf")), dim=-1
         )
         symbol = int(log_probabilities.argmax())
         total, count = total + float(log_probabilities[symbol]), count + 1
         spelling.take(symbol)
-        ids.append(symbols[symbol])
+        after = np.array([[symbols[symbol]]])
+        ids = np.concatenate([ids, after], axis=1)
+        positions = np.concatenate([positions, cursors.advance(after)], axis=2)
     return Decoded(spelling.grid, total / count, count)
 
 
@@ -61,7 +72,7 @@ def assert_alike(one: Decoded, other: Decoded) -> None:
     assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
 
 
-def test_side_by_side_is_as_alone(model: ScriptedModel) -> None:
+def test_side_by_side_is_as_alone(model: Model) -> None:
     together = decode(model, prompts(model), nothing)
     assert len({each.symbols for each in together}) > 1  # some end before others
     assert sum(each.grid is not None for each in together) > 1
@@ -69,23 +80,23 @@ def test_side_by_side_is_as_alone(model: ScriptedModel) -> None:
         assert_alike(decode(model, [prompt], nothing)[0], each)
 
 
-def test_cache_changes_nothing(model: ScriptedModel) -> None:
+def test_cache_changes_nothing(model: Model) -> None:
     for prompt, each in zip(prompts(model), decode(model, prompts(model), nothing), strict=True):
         assert_alike(without_cache(model, prompt), each)
 
 
-def test_untrained_network_is_held_to_the_grammar() -> None:
+def test_untrained_network_is_held_to_the_grammar(make: MakeModel) -> None:
     for seed in range(3):
-        model = ScriptedModel(seed=seed)
+        model = make(seed)
         for prompt, each in zip(prompts(model), decode(model, prompts(model), nothing), strict=True):
             assert_alike(without_cache(model, prompt), each)
             assert 1 <= each.symbols <= MAX_SIDE * (MAX_SIDE + 1)
             assert each.log_probability <= 0
 
 
-def test_what_was_learnt_is_decoded() -> None:
+def test_what_was_learnt_is_decoded(make: MakeModel) -> None:
     task = copying_task((1, 2), seed=3)
-    model = ScriptedModel()
+    model = make(0)
     with adapted(model, task, updates=150):
         prompt = query_prompt(task.with_demos(task.demos[:1]), task.demos[1].input)
         (decoded,) = decode(model, [model.codec.encode(prompt)], nothing)
@@ -94,22 +105,22 @@ def test_what_was_learnt_is_decoded() -> None:
     assert decoded.log_probability > -0.2
 
 
-def test_largest_query_can_be_asked() -> None:
-    model = ScriptedModel()
+def test_largest_query_can_be_asked(make: MakeModel) -> None:
+    model = make(0)
     task = Task("wide", TASK.demos, (random_grid(Random(0), MAX_SIDE, MAX_SIDE),))
     for each in decode(model, prompts(model, task), nothing):
         assert each.symbols <= MAX_SIDE * (MAX_SIDE + 1)
 
 
-def test_steps_are_reported(model: ScriptedModel) -> None:
+def test_steps_are_reported(model: Model) -> None:
     seen: list[tuple[int, float]] = []
     decoded = decode(model, prompts(model), lambda step, rate: seen.append((step, rate)))
     assert [step for step, _ in seen] == list(range(1, max(each.symbols for each in decoded) + 1))
     assert all(np.isfinite(rate) and rate > 0 for _, rate in seen)
 
 
-def test_network_without_finite_outputs_is_a_failure_not_a_grid() -> None:
-    model = ScriptedModel()
+def test_network_without_finite_outputs_is_a_failure_not_a_grid(make: MakeModel) -> None:
+    model = make(0)
     torch.nn.init.constant_(model.network.get_decoder().norm.weight, float("nan"))
     with pytest.raises(Diverged, match=r"^the network's outputs are not finite$"):
         decode(model, prompts(model), nothing)

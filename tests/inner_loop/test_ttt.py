@@ -11,18 +11,25 @@ from arc_seal.errors import Diverged, OverBudget
 from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.job import Progress
 from arc_seal.inner_loop.ttt import _schedule
-from arc_seal.models.base import Encoded
-from arc_seal.models.scripted import ScriptedModel
+from arc_seal.models.base import Encoded, Model
+from arc_seal.models.positions import model_positions
 from tests.inner_loop.builders import copying_task, examples_of, learn
+from tests.models.builders import MODELS, MakeModel
 
 TASKS = [copying_task((6, 7, 7)), copying_task((8, 5, 8), seed=1), copying_task((7, 7, 8), seed=2)]
 """Lengths within 10 % of one another, so that they may share a batch."""
 
 
+@pytest.fixture(params=MODELS)
+def make(request: pytest.FixtureRequest) -> MakeModel:
+    make: MakeModel = request.param
+    return make
+
+
 @pytest.fixture
-def model() -> Iterator[ScriptedModel]:
+def model(make: MakeModel) -> Iterator[Model]:
     """A model with an adapter that already does something."""
-    model = ScriptedModel()
+    model = make(0)
     with attached(model, 8, 16.0, seed=3):
         torch.manual_seed(4)
         for name, weight in model.network.named_parameters():
@@ -31,13 +38,14 @@ def model() -> Iterator[ScriptedModel]:
         yield model
 
 
-def reference_losses(model: ScriptedModel, examples: Sequence[Encoded]) -> list[torch.Tensor]:
+def reference_losses(model: Model, examples: Sequence[Encoded]) -> list[torch.Tensor]:
     """The loss of each target of each example, from the network's own logits of all tokens, one example at a time."""
     targets = [example.ids[example.target] for example in examples]
     alphabet = torch.tensor(sorted({*model.codec.symbols.all, *np.concatenate(targets).tolist()}))
     losses = []
     for example in examples:
-        logits = model.network(input_ids=torch.from_numpy(example.ids)[None]).logits[0]
+        positions = model_positions(torch.from_numpy(example.positions)[:, None])
+        logits = model.network(input_ids=torch.from_numpy(example.ids)[None], position_ids=positions).logits[0]
         log_probabilities = torch.log_softmax(logits[:, alphabet], dim=-1)
         places = np.flatnonzero(example.target)
         chosen = torch.searchsorted(alphabet, torch.from_numpy(example.ids[places]))
@@ -45,7 +53,7 @@ def reference_losses(model: ScriptedModel, examples: Sequence[Encoded]) -> list[
     return losses
 
 
-def snapshot(model: ScriptedModel) -> dict[str, torch.Tensor]:
+def snapshot(model: Model) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.network.state_dict().items()}
 
 
@@ -54,7 +62,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("target_all", [False, True])
-def test_loss_is_the_mean_over_targets_alone(model: ScriptedModel, target_all: bool) -> None:
+def test_loss_is_the_mean_over_targets_alone(model: Model, target_all: bool) -> None:
     examples = examples_of(model, TASKS, target_all=target_all)
     lengths, counts = [len(example.ids) for example in examples], [int(example.target.sum()) for example in examples]
     assert len(set(lengths)) == len(set(counts)) == 3  # so that padding and means of means would show
@@ -65,7 +73,7 @@ def test_loss_is_the_mean_over_targets_alone(model: ScriptedModel, target_all: b
     assert record.losses[0] != pytest.approx(float(torch.stack([each.mean() for each in own]).mean()), abs=1e-4)
 
 
-def test_record_counts_what_was_read(model: ScriptedModel) -> None:
+def test_record_counts_what_was_read(model: Model) -> None:
     examples = examples_of(model, TASKS)
     lengths = [len(example.ids) for example in examples]
     record = learn(model, examples, skipped=5, training={"batch_size": 3, "epochs": 2})
@@ -75,11 +83,11 @@ def test_record_counts_what_was_read(model: ScriptedModel) -> None:
     assert record.padding == pytest.approx(1 - sum(lengths) / (3 * max(lengths)))
 
 
-def test_padding_changes_no_gradient() -> None:
+def test_padding_changes_no_gradient(make: MakeModel) -> None:
     """One step on two examples of unequal length is one step on their weighted gradients."""
     changed = []
     for padded in (True, False):
-        model = ScriptedModel()
+        model = make(0)
         with attached(model, 4, 8.0, seed=0):
             examples = examples_of(model, TASKS[:2])
             weights = [weight for weight in model.network.parameters() if weight.requires_grad]
@@ -94,7 +102,7 @@ def test_padding_changes_no_gradient() -> None:
     assert torch.allclose(changed[0], changed[1], atol=1e-5)
 
 
-def test_learning_lowers_the_loss_and_touches_the_adapter_alone(model: ScriptedModel) -> None:
+def test_learning_lowers_the_loss_and_touches_the_adapter_alone(model: Model) -> None:
     before = snapshot(model)
     seen: list[Progress] = []
     record = learn(model, examples_of(model, TASKS), report=seen.append, training={"epochs": 40, "learning_rate": 0.02})
@@ -109,7 +117,7 @@ def test_learning_lowers_the_loss_and_touches_the_adapter_alone(model: ScriptedM
     assert all(each.tokens_per_s is not None and each.tokens_per_s > 0 for each in seen)
 
 
-def test_seed_fixes_the_order(model: ScriptedModel) -> None:
+def test_seed_fixes_the_order(model: Model) -> None:
     before = snapshot(model)
     losses = []
     for seed in (0, 0, 1):
@@ -118,7 +126,7 @@ def test_seed_fixes_the_order(model: ScriptedModel) -> None:
     assert losses[0] == losses[1] != losses[2]
 
 
-def test_over_budget_is_refused_before_anything_is_trained(model: ScriptedModel) -> None:
+def test_over_budget_is_refused_before_anything_is_trained(model: Model) -> None:
     examples, before = examples_of(model, TASKS), snapshot(model)
     planned = 2 * sum(len(example.ids) for example in examples)
     seen: list[Progress] = []
@@ -129,7 +137,7 @@ def test_over_budget_is_refused_before_anything_is_trained(model: ScriptedModel)
     assert learn(model, examples, max_tokens=planned, training={"epochs": 2}).tokens == planned
 
 
-def test_nan_ends_training_at_once(model: ScriptedModel) -> None:
+def test_nan_ends_training_at_once(model: Model) -> None:
     for name, weight in model.network.named_parameters():
         if "lora_A" in name:
             torch.nn.init.constant_(weight, float("nan"))
@@ -141,16 +149,16 @@ def test_nan_ends_training_at_once(model: ScriptedModel) -> None:
     assert all(torch.equal(before[name], value) for name, value in untouched.items())
 
 
-def test_learning_rate_that_is_far_too_high_ends_after_one_update(model: ScriptedModel) -> None:
+def test_learning_rate_that_is_far_too_high_ends_after_one_update(model: Model) -> None:
     seen: list[Progress] = []
     with pytest.raises(Diverged, match=r"^the loss became (nan|inf)$"):
         learn(model, examples_of(model, TASKS), report=seen.append, training={"learning_rate": 1e30, "epochs": 5})
     assert len(seen) == 1
 
 
-def test_gradients_are_clipped() -> None:
+def test_gradients_are_clipped(make: MakeModel) -> None:
     """With a norm of nothing allowed AdamW's step is nothing but its weight decay."""
-    model = ScriptedModel()
+    model = make(0)
     with attached(model, 4, 8.0, seed=0):
         before = snapshot(model)
         learn(model, examples_of(model, TASKS), max_gradient_norm=0.0)
@@ -171,11 +179,11 @@ def test_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine(updates: int, 
     assert max(factors) == 1
 
 
-def test_warm_up_takes_small_first_steps() -> None:
+def test_warm_up_takes_small_first_steps(make: MakeModel) -> None:
     """Adam's first step is the learning rate itself in every weight that has a gradient."""
     steps = []
     for share in (0.0, 0.5):
-        model = ScriptedModel()
+        model = make(0)
         with attached(model, 4, 8.0, seed=0):
             before = snapshot(model)
             with pytest.raises(InterruptedError):

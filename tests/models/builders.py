@@ -1,6 +1,6 @@
 """Tokenizers, model folders and a GGUF file for the tests of models: all tiny, all real."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import gguf
@@ -10,7 +10,10 @@ from transformers import PreTrainedTokenizerFast
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.models.scripted import CHAT_TEMPLATE, tiny_network, tiny_tokenizer
+from arc_seal.models.base import Model
+from arc_seal.models.grid_model import GridModel
+from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
+from arc_seal.models.scripted import CHAT_TEMPLATE, ScriptedModel, tiny_network, tiny_tokenizer
 
 MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 
@@ -53,6 +56,30 @@ SMALL = Task(
     ),
     (Grid.from_rows([[0, 1, 2]]),),
 )
+
+
+def grid_network(seed: int = 0, layers: int = 2) -> GridForCausalLM:
+    """A grid transformer of width 32 with random weights."""
+    config = GridConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GridForCausalLM(config)
+
+
+def grid_model(seed: int = 0) -> GridModel:
+    """A grid model with that network."""
+    return GridModel("grid", grid_network(seed))
+
+
+def scripted_model(seed: int = 0) -> ScriptedModel:
+    """A chat model with a network as small."""
+    return ScriptedModel(seed=seed)
+
+
+MakeModel = Callable[[int], Model]
+
+MODELS: tuple[MakeModel, ...] = (scripted_model, grid_model)
+"""One model of each kind, made from a seed: what every model keeps is tested on all of them."""
 
 
 def byte_tokenizer(

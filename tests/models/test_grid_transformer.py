@@ -1,0 +1,349 @@
+"""The network of the grid model: what it computes depends on tokens and relative places alone, however it is fed."""
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.cache_utils import DynamicCache
+
+from arc_seal.arc.grid import Grid
+from arc_seal.config import make
+from arc_seal.errors import InputError
+from arc_seal.inner_loop.adapter import attached
+from arc_seal.models.base import Encoded
+from arc_seal.models.grid_codec import GridCodec
+from arc_seal.models.grid_model import GridModel
+from arc_seal.models.grid_transformer import (
+    GridConfig,
+    GridForCausalLM,
+    GridTransformer,
+    Rotation,
+    next_places,
+    places_of,
+    rotary_frequencies,
+)
+from arc_seal.models.grid_vocabulary import AXES, END, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY, next_place
+from arc_seal.models.head import check_head
+from arc_seal.models.prompt import Prompt, demonstrations_prompt, query_prompt
+from arc_seal.places import conf_dir
+from tests.models.builders import SMALL, grid_network
+from tests.models.test_grid_codec import PROMPTS
+from tests.self_edit.builders import random_grid, random_task
+
+CODEC = GridCodec()
+CONTEXTS = [CODEC.encode(query_prompt(task, task.queries[0])) for task in (SMALL, random_task(1, 2), random_task(2, 1))]
+FLAT = random_task(3, sides=(1,)).map_grids(lambda grid: Grid(1, 4, bytes(range(4))))
+LENGTH = len(CONTEXTS[0].ids)
+
+NETWORK = grid_network().eval().requires_grad_(False)
+
+
+def tensors(context: Encoded) -> tuple[Tensor, Tensor]:
+    """One context as a batch: ids [1, T] and places [AXES, 1, T]."""
+    return torch.from_numpy(context.ids)[None], torch.from_numpy(context.positions)[:, None]
+
+
+def logits_of(context: Encoded, network: GridForCausalLM = NETWORK) -> Tensor:
+    ids, places = tensors(context)
+    return as_tensor(network(input_ids=ids, position_ids=places).logits[0])
+
+
+def as_tensor(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value
+
+
+def padded(contexts: Sequence[Encoded], left: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Contexts side by side: ids, places, and the mask, 0 for padding."""
+    longest = max(len(context.ids) for context in contexts)
+    ids = torch.full((len(contexts), longest), PAD)
+    places = torch.zeros((AXES, len(contexts), longest), dtype=torch.long)
+    for row, context in enumerate(contexts):
+        where = slice(longest - len(context.ids), None) if left else slice(None, len(context.ids))
+        ids[row, where], places[:, row, where] = (torch.from_numpy(each) for each in (context.ids, context.positions))
+    return ids, places, (ids != PAD).long()
+
+
+def near(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, atol=2e-5)
+
+
+@settings(max_examples=25)
+@given(cuts=st.sets(st.integers(1, LENGTH - 1)))
+def test_logits_with_a_cache_are_those_without(cuts: set[int]) -> None:
+    ids, places = tensors(CONTEXTS[0])
+    cache, parts = DynamicCache(config=NETWORK.config), []
+    for begin, end in pairwise([0, *sorted(cuts), LENGTH]):
+        output = NETWORK(input_ids=ids[:, begin:end], position_ids=places[..., begin:end], past_key_values=cache)
+        cache = output.past_key_values
+        parts.append(output.logits[0])
+        assert cache.get_seq_length() == end
+    assert near(torch.cat(parts), logits_of(CONTEXTS[0]))
+
+
+def test_a_cache_is_given_when_it_is_wanted() -> None:
+    ids, _ = tensors(CONTEXTS[0])
+    assert NETWORK(input_ids=ids).past_key_values.get_seq_length() == LENGTH
+    assert NETWORK(input_ids=ids, use_cache=False).past_key_values is None
+
+
+def test_right_padding_changes_nothing() -> None:
+    ids, places, mask = padded(CONTEXTS, left=False)
+    plain = NETWORK(input_ids=ids, position_ids=places).logits
+    masked = NETWORK(input_ids=ids, position_ids=places, attention_mask=mask).logits
+    for row, context in enumerate(CONTEXTS):
+        for logits in (plain, masked):
+            assert near(logits[row, : len(context.ids)], logits_of(context))
+
+
+def test_left_padding_changes_nothing_with_a_mask() -> None:
+    ids, places, mask = padded(CONTEXTS, left=True)
+    logits = NETWORK(input_ids=ids, position_ids=places, attention_mask=mask).logits
+    unmasked = NETWORK(input_ids=ids, position_ids=places).logits
+    assert torch.isfinite(logits).all()
+    for row, context in enumerate(CONTEXTS):
+        own = logits_of(context)
+        assert near(logits[row, -len(own) :], own)
+        assert near(unmasked[row, -len(own) :], own) == (len(own) == ids.shape[1])
+
+
+def test_left_padding_changes_nothing_with_a_cache() -> None:
+    ids, places, mask = padded(CONTEXTS, left=True)
+    half = ids.shape[1] - 4
+    first = NETWORK(input_ids=ids[:, :half], position_ids=places[..., :half], attention_mask=mask[:, :half])
+    second = NETWORK(
+        input_ids=ids[:, half:], position_ids=places[..., half:], attention_mask=mask,
+        past_key_values=first.past_key_values,
+    )  # fmt: skip
+    for row, context in enumerate(CONTEXTS):
+        assert near(second.logits[row], logits_of(context)[-4:])
+
+
+def test_no_token_sees_those_after_it() -> None:
+    ids, places = tensors(CONTEXTS[0])
+    other = ids.clone()
+    other[0, 20:] = 7
+    changed = NETWORK(input_ids=other, position_ids=places).logits[0]
+    assert torch.equal(changed[:20], logits_of(CONTEXTS[0])[:20])
+    assert not torch.allclose(changed[20:], logits_of(CONTEXTS[0])[20:])
+
+
+@given(prompt=PROMPTS, left=st.integers(0, 3))
+def test_places_worked_out_from_tokens_are_the_codecs(prompt: Prompt, left: int) -> None:
+    encoded = CODEC.encode(prompt)
+    ids = torch.from_numpy(np.concatenate([np.full(left, PAD), encoded.ids]))[None]
+    places = places_of(ids)
+    np.testing.assert_array_equal(places[:, 0, left:], encoded.positions)
+    assert not places[:, 0, :left].any()
+
+
+def test_places_of_a_batch_are_those_of_its_rows() -> None:
+    ids, places, _ = padded(CONTEXTS, left=True)
+    assert torch.equal(places_of(ids), places)
+    assert torch.equal(NETWORK(input_ids=ids).logits, NETWORK(input_ids=ids, position_ids=places).logits)
+
+
+@given(
+    place=st.tuples(st.integers(0, 20), st.integers(0, 30), st.integers(0, 400)), token=st.integers(0, VOCABULARY - 1)
+)
+def test_the_next_place_is_the_vocabularys(place: tuple[int, int, int], token: int) -> None:
+    following = next_places(torch.tensor(place)[:, None, None], torch.tensor([[token]]))
+    assert following.flatten().tolist() == next_place(np.array(place), token).tolist()
+
+
+@settings(max_examples=20)
+@given(axis=st.integers(0, AXES - 1), shift=st.integers(-40, 40))
+def test_places_count_relative_to_one_another_alone(axis: int, shift: int) -> None:
+    # Every row begins at column 1, whatever has been moved, so columns are moved where there is one row alone.
+    ids, places = tensors(CODEC.encode(demonstrations_prompt(FLAT.demos)) if axis == 2 else CONTEXTS[0])
+    assert axis < 2 or not (ids == ROW_END).any()
+    own = NETWORK(input_ids=ids, position_ids=places).logits
+    moved = places.clone()
+    moved[axis] += shift
+    assert torch.allclose(NETWORK(input_ids=ids, position_ids=moved).logits, own, atol=2e-4)
+    scaled = places.clone()
+    scaled[axis] *= 3
+    if places[axis].any():
+        assert not torch.allclose(NETWORK(input_ids=ids, position_ids=scaled).logits, own, atol=2e-4)
+
+
+PLACE = st.tuples(*(st.integers(0, 30) for _ in range(AXES)))
+
+
+@given(asked=PLACE, stood=PLACE, shift=PLACE, seed=st.integers(0, 99))
+def test_scores_depend_on_offsets_and_are_plain_at_offset_zero(
+    asked: tuple[int, ...], stood: tuple[int, ...], shift: tuple[int, ...], seed: int
+) -> None:
+    query, key = torch.randn((2, 1, 1, 1, 16), generator=torch.Generator().manual_seed(seed))
+
+    def score(asked: Sequence[int], stood: Sequence[int]) -> float:
+        frequencies = rotary_frequencies(16, 100.0)
+        asks, stands = (
+            Rotation(torch.tensor(each)[:, None, None], frequencies, torch.float32) for each in (asked, stood)
+        )
+        return float((asks.turn(query) * stands.turn(key)).sum())
+
+    moved = [place + step for place, step in zip(asked, shift, strict=True)]
+    after = [place + step for place, step in zip(stood, shift, strict=True)]
+    assert score(moved, after) == pytest.approx(score(asked, stood), abs=1e-3)
+    assert score(asked, asked) == pytest.approx(float((query * key).sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize("head", [8, 10, 16, 64])
+def test_every_axis_turns_pairs_of_its_own(head: int) -> None:
+    frequencies = rotary_frequencies(head, 100.0)
+    assert frequencies.shape == (AXES, head // 2)
+    assert (frequencies > 0).sum(0).tolist() == [1] * (head // 2)
+    assert all(axis.max() == 1.0 and axis[axis > 0].min() > 0.01 for axis in frequencies)
+
+
+def test_whoever_writes_a_cell_asks_for_that_cell_of_the_input() -> None:
+    """Each token of an output is predicted from where the input's token at its place stands, row ends included."""
+    grid = random_grid(Random(0), 3, 4)
+    task = random_task(0, demos=1)
+    prompt = query_prompt(task, grid)
+    asked = CODEC.encode(prompt)
+    begin = int(np.flatnonzero(asked.ids == INPUT)[-1])
+    given_ids, given_places = asked.ids[begin + 1 : -1], asked.positions[1:, begin + 1 : -1]
+    answer = torch.tensor([[OUTPUT, *given_ids[:-1].tolist()]])
+    start = torch.tensor([0, *asked.positions[1:, -1].tolist()])
+    places = torch.zeros((AXES, 1, answer.shape[1]), dtype=torch.long)
+    places[:, 0, 0] = start
+    for index in range(1, answer.shape[1]):
+        places[:, 0, index] = torch.from_numpy(next_place(places[:, 0, index - 1].numpy(), int(answer[0, index - 1])))
+    assert given_ids[-1] == END
+    np.testing.assert_array_equal(next_places(places, answer)[1:, 0], given_places)
+
+
+def test_labels_give_the_loss() -> None:
+    ids, places, _ = padded(CONTEXTS, left=False)
+    labels = ids.masked_fill(ids == PAD, -100)
+    output = NETWORK(input_ids=ids, position_ids=places, labels=labels)
+    own = cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    assert torch.allclose(output.loss, own)
+    assert NETWORK(input_ids=ids, position_ids=places).loss is None
+
+
+def test_the_last_logits_can_be_had_alone() -> None:
+    ids, places = tensors(CONTEXTS[0])
+    last = NETWORK(input_ids=ids, position_ids=places, logits_to_keep=3).logits
+    assert near(last[0], logits_of(CONTEXTS[0])[-3:])
+
+
+def test_hidden_states_are_what_logits_are_made_of() -> None:
+    ids, _ = tensors(CONTEXTS[0])
+    output = NETWORK(input_ids=ids, output_hidden_states=True)
+    assert len(output.hidden_states) == NETWORK.config.num_hidden_layers + 1
+    assert torch.equal(output.hidden_states[0], NETWORK.get_input_embeddings()(ids))
+    assert torch.equal(NETWORK.get_output_embeddings()(output.hidden_states[-1]), output.logits)
+    assert torch.equal(NETWORK.get_decoder()(input_ids=ids).last_hidden_state, output.hidden_states[-1])
+    assert NETWORK(input_ids=ids).hidden_states is None
+    check_head(NETWORK, torch.tensor(CODEC.symbols.all))
+
+
+def test_saved_and_read_again(tmp_path: Path) -> None:
+    NETWORK.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(config, GridConfig) and config.to_diff_dict() == NETWORK.config.to_diff_dict()
+    read = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert isinstance(read, GridForCausalLM) and not read.training
+    assert torch.equal(logits_of(CONTEXTS[0], read), logits_of(CONTEXTS[0]))
+    inner = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(inner, GridTransformer)
+    own = NETWORK.model.state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in inner.state_dict().items())
+
+
+def generated(contexts: Sequence[Encoded], **settings_: object) -> list[list[int]]:
+    """What Hugging Face's `generate` writes, greedily, behind contexts padded on the left."""
+    ids, _, mask = padded(contexts, left=True)
+    written = NETWORK.generate(ids, attention_mask=mask, do_sample=False, **{"max_new_tokens": 12, **settings_})
+    return [row[ids.shape[1] :] for row in written.tolist()]
+
+
+def written_by_hand(context: Encoded, tokens: int) -> list[int]:
+    """The same, everything read anew for every token."""
+    ids, _ = tensors(context)
+    for _ in range(tokens):
+        ids = torch.cat([ids, NETWORK(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
+    return ids[0, len(context.ids) :].tolist()
+
+
+def test_generate_is_reading_token_by_token() -> None:
+    for context in CONTEXTS:
+        assert generated([context]) == [written_by_hand(context, 12)]
+
+
+def test_generate_with_left_padding() -> None:
+    assert generated(CONTEXTS) == [written_by_hand(context, 12) for context in CONTEXTS]
+
+
+def test_generate_ends_at_the_end() -> None:
+    assert NETWORK.generation_config.eos_token_id == END and NETWORK.generation_config.pad_token_id == PAD
+    first = written_by_hand(CONTEXTS[0], 12)
+    last = first[3]
+    assert generated([CONTEXTS[0]], eos_token_id=last) == [first[: first.index(last) + 1]]
+
+
+def test_an_adapter_leaves_the_base_bit_identical() -> None:
+    model = GridModel("grid", copy.deepcopy(NETWORK))
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    ids, places = tensors(CONTEXTS[0])
+    with attached(model, 4, 4.0, seed=0) as adapted:
+        weights = [weight for weight in adapted.parameters() if weight.requires_grad]
+        optimizer = torch.optim.SGD(weights, lr=1.0)
+        for _ in range(2):  # in the first the B matrices alone move
+            adapted(input_ids=ids, position_ids=places, labels=ids).loss.backward()
+            optimizer.step()
+        assert not near(logits_of(CONTEXTS[0], model.network), logits_of(CONTEXTS[0]))
+    after = model.network.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
+    assert torch.equal(logits_of(CONTEXTS[0], model.network), logits_of(CONTEXTS[0]))
+
+
+def test_tokens_behind_others_need_their_places() -> None:
+    ids, _ = tensors(CONTEXTS[0])
+    cache = NETWORK(input_ids=ids[:, :8]).past_key_values
+    with pytest.raises(ValueError, match=r"need position_ids, \[3, batch, tokens\]"):
+        NETWORK(input_ids=ids[:, 8:], past_key_values=cache)
+    empty = DynamicCache(config=NETWORK.config)
+    assert torch.equal(NETWORK(input_ids=ids, past_key_values=empty).logits, NETWORK(input_ids=ids).logits)
+
+
+def test_embeddings_in_place_of_tokens_are_refused() -> None:
+    with pytest.raises(ValueError, match="a grid model reads input_ids"):
+        NETWORK(inputs_embeds=torch.zeros(1, 4, 32))
+
+
+@pytest.mark.parametrize(("hidden_size", "heads"), [(30, 4), (36, 4), (24, 4), (60, 4), (4, 8)])
+def test_heads_that_cannot_be_turned_are_refused(hidden_size: int, heads: int) -> None:
+    found = (
+        f"a head is to have an even width of 8 or more, not hidden_size={hidden_size} for num_attention_heads={heads}"
+    )
+    with pytest.raises(ValueError, match=found):
+        GridConfig(hidden_size=hidden_size, num_attention_heads=heads)
+    settings_ = {"_target_": "arc_seal.models.grid_transformer.GridConfig"}
+    with pytest.raises(InputError, match=found):
+        make({**settings_, "hidden_size": hidden_size, "num_attention_heads": heads})
+
+
+@pytest.mark.parametrize(("name", "millions"), [("3m", 3.4), ("12m", 12.6), ("20m", 21.4)])
+def test_sizes_that_are_configured(name: str, millions: float) -> None:
+    settings_ = OmegaConf.to_container(OmegaConf.load(conf_dir() / "network" / f"{name}.yaml"))
+    assert isinstance(settings_, dict)
+    config = make({str(key): value for key, value in settings_.items()})
+    with torch.device("meta"):
+        network = GridForCausalLM(config)
+    assert network.num_parameters() / 1e6 == pytest.approx(millions, abs=0.05)
+    assert {path.stem for path in (conf_dir() / "network").glob("*.yaml")} == {"3m", "12m", "20m"}

@@ -1,0 +1,111 @@
+"""What every kind of model keeps: self-edits written under the schema's grammar, weights that are frozen."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from arc_seal.errors import ModelError
+from arc_seal.models.base import Completion, Model, Sampling
+from arc_seal.models.grammar import TokenGrammar
+from arc_seal.models.grid_model import GridModel, grid_tokenizer
+from arc_seal.models.positions import model_positions
+from arc_seal.models.prompt import Prompt, Turn
+from arc_seal.models.scripted import tiny_tokenizer
+from arc_seal.self_edit.schema import Bounds, SelfEditSchema
+from tests.models.builders import MODELS, SMALL
+from tests.self_edit.builders import TOOLBOX
+
+SCHEMA = SelfEditSchema(TOOLBOX, Bounds())
+PROMPT = Prompt((Turn("user", ("An example: ", SMALL.queries[0], "\nGo on.")),))
+LONG = 3000
+"""More tokens than any self-edit below has."""
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    model: Model = request.param(0)
+    return model
+
+
+def write(model: Model, **settings: Any) -> tuple[Completion, ...]:
+    """Write behind `PROMPT`, self-edits unless another schema is given."""
+    on_token = settings.pop("on_token", lambda tokens: None)
+    schema = settings.pop("schema", None) or SCHEMA.json_schema()
+    sampling = Sampling(**{"count": 1, "temperature": 1.0, "seed": 0, "max_tokens": LONG, **settings})
+    return model.write(PROMPT, schema, sampling, on_token)
+
+
+def parse_but_for_repeats(text: str) -> None:
+    """Read a completion as a self-edit, without the repeated calls and small sets that no grammar can rule out."""
+    data = json.loads(text)
+    data["tools"] = [call for index, call in enumerate(data["tools"]) if call not in data["tools"][:index]]
+    SCHEMA.parse(data)
+
+
+def test_every_completion_is_a_self_edit(model: Model) -> None:
+    completions = write(model, count=4, temperature=1.5)
+    assert all(completion.finished for completion in completions)
+    assert len({completion.text for completion in completions}) == 4
+    for completion in completions:
+        parse_but_for_repeats(completion.text)
+
+
+def test_seed_fixes_each_completion_alone_or_beside_others(model: Model) -> None:
+    together = write(model, count=3, seed=5, max_tokens=200)
+    assert together == write(model, count=3, seed=5, max_tokens=200)
+    assert together == tuple(write(model, seed=seed, max_tokens=200)[0] for seed in (5, 6, 7))
+    assert len({completion.text for completion in together}) == 3
+
+
+@torch.no_grad()
+def test_temperature_0_takes_the_likeliest_allowed_token(model: Model) -> None:
+    """Against reading everything anew for every token."""
+    first, second = write(model, count=2, temperature=0, max_tokens=60)
+    assert first == second == write(model, temperature=0, seed=9, max_tokens=60)[0]
+    tokenizer = grid_tokenizer() if isinstance(model, GridModel) else tiny_tokenizer()
+    matcher = TokenGrammar(tokenizer, len(tokenizer), model.codec.symbols.end).matcher(SCHEMA.json_schema())
+    prompt = model.codec.encode(PROMPT)
+    written, places = prompt.ids.tolist(), list(prompt.positions.T)
+    for _ in range(60):
+        positions = torch.from_numpy(np.stack(places, axis=-1))[:, None]
+        output = model.network(input_ids=torch.tensor([written]), position_ids=model_positions(positions))
+        token = int(output.logits[0, -1].masked_fill(~torch.from_numpy(matcher.allowed()), float("-inf")).argmax())
+        matcher.take(token)
+        places.append(model.codec.next_position(places[-1], written[-1]))
+        written.append(token)
+    assert first.text == tokenizer.decode(written[len(prompt.ids) :])
+
+
+def test_lower_temperature_is_likelier(model: Model) -> None:
+    cold = write(model, count=2, seed=1, temperature=1e-4, max_tokens=30)
+    assert {completion.text for completion in cold} == {write(model, temperature=0, max_tokens=30)[0].text}
+
+
+def test_completion_that_is_cut_is_not_finished(model: Model) -> None:
+    steps: list[int] = []
+    (cut,) = write(model, max_tokens=10, on_token=steps.append)
+    assert (cut.finished, cut.tokens, len(cut.text)) == (False, 10, 10)
+    assert steps == sorted(set(steps)) and steps[-1] == 10
+
+
+def test_completions_of_different_length_end_on_their_own(model: Model) -> None:
+    steps: list[int] = []
+    completions = write(model, count=4, temperature=1.5, on_token=steps.append)
+    lengths = [completion.tokens for completion in completions]
+    assert len(set(lengths)) > 1
+    assert steps[-1] == max(lengths)
+    assert all(completion.text.endswith("}}") for completion in completions)
+    assert [len(completion.text) for completion in completions] == lengths  # a byte a token
+
+
+def test_unusable_schema_is_refused(model: Model) -> None:
+    with pytest.raises(ModelError, match="expected a schema that compiles"):
+        write(model, schema={"type": "zork"})
+
+
+def test_weights_are_frozen(model: Model) -> None:
+    assert not any(weight.requires_grad for weight in model.network.parameters())
+    assert not model.network.training

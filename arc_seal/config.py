@@ -51,6 +51,7 @@ class DecodeConfig(_Config):
 
     views: int = Field(ge=1)
     batch_views: int = Field(ge=1)
+    score: bool
 
     @property
     def settings(self) -> DecodeSettings:

@@ -4,7 +4,9 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from arc_seal.arc.grid import Grid
@@ -13,6 +15,8 @@ from arc_seal.errors import GridError, OverBudget
 from arc_seal.inner_loop.adapter import attached, unfrozen
 from arc_seal.inner_loop.decode import Decoded, decode
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Progress, Report, Result, TrainingRecord
+from arc_seal.inner_loop.reader import Reader
+from arc_seal.inner_loop.score import score
 from arc_seal.inner_loop.ttt import train
 from arc_seal.inner_loop.vote import vote
 from arc_seal.models.base import Encoded
@@ -97,16 +101,24 @@ def _fit_example(model: "Model", demos: tuple[Demonstration, ...], job: AdaptJob
 def _predict(job: AdaptJob, toolbox: Toolbox, model: "Model", report: Report) -> tuple[Candidate, ...]:
     """Candidates of all queries: views of one query share a batch."""
     chosen = views(job.task, job.self_edit, toolbox, random.Random(f"{job.seed} views"), job.decode.views)
+    size = job.decode.batch_views
+    batches = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
+
+    def on_step(step: int, tokens_per_s: float) -> None:
+        report(Progress("predict", step, 0, None, tokens_per_s))
+
     found: list[Candidate] = []
     for query in range(len(job.task.queries)):
-        for begin in range(0, len(chosen), job.decode.batch_views):
-            batch = chosen[begin : begin + job.decode.batch_views]
-            prompts = [_fit_query(model, view.view.task, query, job.training.max_tokens) for view in batch]
-
-            def on_step(step: int, tokens_per_s: float) -> None:
-                report(Progress("predict", step, 0, None, tokens_per_s))
-
-            found.extend(_candidates(query, batch, decode(model, prompts, on_step)))
+        readers = [
+            Reader(model, [_fit_query(model, view.view.task, query, job.training.max_tokens) for view in batch])
+            for batch in batches
+        ]
+        candidates = [
+            candidate
+            for batch, reader in zip(batches, readers, strict=True)
+            for candidate in _candidates(query, batch, decode(reader, on_step))
+        ]
+        found += _scored(candidates, batches, readers) if job.decode.score else candidates
     return tuple(found)
 
 
@@ -133,3 +145,19 @@ def _inverted(view: NamedView, grid: Grid | None) -> Grid | None:
         return view.view.invert(grid)
     except GridError:
         return None
+
+
+def _scored(
+    candidates: Sequence[Candidate], batches: Sequence[Sequence[NamedView]], readers: Sequence[Reader]
+) -> list[Candidate]:
+    """The candidates of one query, each with how likely all views together hold its grid to be."""
+    scores = {grid: _score(grid, batches, readers) for grid in dict.fromkeys(each.grid for each in candidates) if grid}
+    return [replace(each, score=None if each.grid is None else scores[each.grid]) for each in candidates]
+
+
+def _score(grid: Grid, batches: Sequence[Sequence[NamedView]], readers: Sequence[Reader]) -> float:
+    """Mean log-probability of a grid over the views that can show it, in nats; the view that it came from can."""
+    found: list[float] = []
+    for batch, reader in zip(batches, readers, strict=True):
+        found += [each for each in score(reader, [view.show(grid) for view in batch]) if each is not None]
+    return fmean(found)

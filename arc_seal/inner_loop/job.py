@@ -61,6 +61,7 @@ class DecodeSettings:
 
     views: int = 8
     batch_views: int = 8
+    score: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +73,15 @@ class Candidate:
         view: What the view did, for people.
         grid: The prediction turned back into the task's own frame; None when it was no grid.
         log_probability: Mean log-probability of its tokens in nats.
+        score: Mean over all views of the grid's log-probability in them, its tokens summed, in nats; None where it was
+            not asked for or no grid.
     """
 
     query: int
     view: str
     grid: Grid | None
     log_probability: float
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +92,13 @@ class Attempt:
         grid: The answer.
         votes: How many views agreed on it.
         log_probability: Mean over those views of their mean log-probability, in nats a token.
+        weight: What the answers are ranked by: each vote counts 1, or the probability that its score stands for.
     """
 
     grid: Grid
     votes: int
     log_probability: float
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,13 @@ Everything drawn comes from the generator that is handed in, in an order that th
 same data on every run and machine.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
+from typing import Any
 
+from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import GridError
 from arc_seal.self_edit.edit import SelfEdit
@@ -39,10 +42,12 @@ class NamedView:
         name: What it does, for people, such as `rotate(quarter_turns=2), order 312`: the tool's call, and the order of
             the demonstrations that it gave.
         view: The view; it has an inverse.
+        show: How the view shows an output grid of the task; None where it cannot, or not as it did its task's own.
     """
 
     name: str
     view: View
+    show: Callable[[Grid], Grid | None]
 
 
 def augment(task: Task, self_edit: SelfEdit, toolbox: Toolbox, rng: Random) -> Augmented:
@@ -100,7 +105,7 @@ def views(task: Task, self_edit: SelfEdit | None, toolbox: Toolbox, rng: Random,
     Raises:
         InvalidSelfEdit: When the toolbox has no such tool.
     """
-    found = {task: NamedView("as given", View(task, unchanged))}
+    found = {task: NamedView("as given", View(task, unchanged), unchanged)}
     calls = [(str(call), toolbox.bind(call)) for call in (self_edit.tools if self_edit else ())]
     for sources in (calls, [("", _as_given)]):
         made = 0
@@ -125,13 +130,14 @@ def _turned(demos: tuple[Demonstration, ...], last: int) -> tuple[Demonstration,
 def _unlike(found: Mapping[Task, NamedView], task: Task, name: str, source: BoundCall, rng: Random) -> NamedView | None:
     """A view from one source that is not among those found; None when the source seems to have no more."""
     for _ in range(TRIES):
+        before = rng.getstate()
         try:
             view = source(task, rng)
         except GridError:
             continue
         if view.invert is None or _grows(task, view.task):
             continue
-        named = _shuffled(name, view, rng)
+        named = _shuffled(name, view, partial(_shown, task, source, before, view), rng)
         if named.view.task not in found:
             return named
     return None
@@ -142,11 +148,22 @@ def _grows(task: Task, shown: Task) -> bool:
     return any(larger.height * larger.width > query.height * query.width for query, larger in pairs)
 
 
-def _shuffled(name: str, view: View, rng: Random) -> NamedView:
+def _shown(task: Task, source: BoundCall, state: tuple[Any, ...], view: View, grid: Grid) -> Grid | None:
+    """How a view shows one more grid: its source is called again, with the same draws and one query more."""
+    rng = Random()
+    rng.setstate(state)
+    try:
+        again = source(Task(task.id, task.demos, (*task.queries, grid)), rng).task
+    except GridError:
+        return None
+    return again.queries[-1] if again.demos == view.task.demos else None
+
+
+def _shuffled(name: str, view: View, show: Callable[[Grid], Grid | None], rng: Random) -> NamedView:
     demos = view.task.demos
     order = rng.sample(range(len(demos)), len(demos))
     shown = view.task.with_demos(tuple(demos[index] for index in order))
-    return NamedView(", ".join(filter(None, (name, f"order {_spelled(order)}"))), View(shown, view.invert))
+    return NamedView(", ".join(filter(None, (name, f"order {_spelled(order)}"))), View(shown, view.invert), show)
 
 
 def _spelled(order: Iterable[int]) -> str:

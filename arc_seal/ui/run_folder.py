@@ -17,6 +17,7 @@ from arc_seal.arc.submission import submission, write_submission
 from arc_seal.arc.task_file import rows_on_lines
 from arc_seal.errors import InputError
 from arc_seal.inner_loop.job import Attempt
+from arc_seal.inner_loop.vote import standing
 from arc_seal.outer_loop.solver import Solved
 
 RESULT, SUBMISSION, SUMMARY = "result.json", "submission.json", "summary.json"
@@ -101,7 +102,7 @@ def write_sweep(folder: Path, runs: Sequence[Run]) -> None:
 def best_supported(runs: Sequence[Sequence[Sequence[Attempt]]]) -> tuple[tuple[Attempt, ...], ...]:
     """The two best attempts at each query over several runs of one task.
 
-    Equal grids add their votes; between as many votes, the higher log-probability goes first, then the earlier run.
+    Equal grids add their votes' weights; between equal weights, the higher log-probability goes first.
 
     Args:
         runs: For each run, for each query, its attempts. All runs have as many queries.
@@ -123,14 +124,14 @@ def _pooled(attempts: Sequence[Attempt]) -> tuple[Attempt, ...]:
     for attempt in attempts:
         by_grid.setdefault(attempt.grid, []).append(attempt)
     pooled = [_joined(grid, equal) for grid, equal in by_grid.items()]
-    return tuple(sorted(pooled, key=lambda attempt: (-attempt.votes, -attempt.log_probability))[:MAX_ATTEMPTS])
+    return tuple(sorted(pooled, key=standing)[:MAX_ATTEMPTS])
 
 
 def _joined(grid: Grid, equal: Sequence[Attempt]) -> Attempt:
-    """Votes added, log-probabilities averaged over the votes."""
+    """Votes and weights added, log-probabilities averaged over the votes."""
     votes = sum(attempt.votes for attempt in equal)
     mean = sum(attempt.votes * attempt.log_probability for attempt in equal) / max(votes, 1)
-    return Attempt(grid, votes, mean)
+    return Attempt(grid, votes, mean, sum(attempt.weight for attempt in equal))
 
 
 def _line(run: Run, folder: Path) -> dict[str, Any]:

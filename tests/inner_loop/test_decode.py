@@ -11,6 +11,7 @@ from arc_seal.arc.grid import MAX_SIDE
 from arc_seal.arc.task import Task
 from arc_seal.errors import Diverged
 from arc_seal.inner_loop.decode import Decoded, decode
+from arc_seal.inner_loop.reader import Reader
 from arc_seal.inner_loop.spelling import Spelling
 from arc_seal.models.base import Encoded, Model
 from arc_seal.models.positions import Cursors, model_positions
@@ -73,22 +74,22 @@ def assert_alike(one: Decoded, other: Decoded) -> None:
 
 
 def test_side_by_side_is_as_alone(model: Model) -> None:
-    together = decode(model, prompts(model), nothing)
+    together = decode(Reader(model, prompts(model)), nothing)
     assert len({each.symbols for each in together}) > 1  # some end before others
     assert sum(each.grid is not None for each in together) > 1
     for prompt, each in zip(prompts(model), together, strict=True):
-        assert_alike(decode(model, [prompt], nothing)[0], each)
+        assert_alike(decode(Reader(model, [prompt]), nothing)[0], each)
 
 
 def test_cache_changes_nothing(model: Model) -> None:
-    for prompt, each in zip(prompts(model), decode(model, prompts(model), nothing), strict=True):
+    for prompt, each in zip(prompts(model), decode(Reader(model, prompts(model)), nothing), strict=True):
         assert_alike(without_cache(model, prompt), each)
 
 
 def test_untrained_network_is_held_to_the_grammar(make: MakeModel) -> None:
     for seed in range(3):
         model = make(seed)
-        for prompt, each in zip(prompts(model), decode(model, prompts(model), nothing), strict=True):
+        for prompt, each in zip(prompts(model), decode(Reader(model, prompts(model)), nothing), strict=True):
             assert_alike(without_cache(model, prompt), each)
             assert 1 <= each.symbols <= MAX_SIDE * (MAX_SIDE + 1)
             assert each.log_probability <= 0
@@ -99,7 +100,7 @@ def test_what_was_learnt_is_decoded(make: MakeModel) -> None:
     model = make(0)
     with adapted(model, task, updates=150):
         prompt = query_prompt(task.with_demos(task.demos[:1]), task.demos[1].input)
-        (decoded,) = decode(model, [model.codec.encode(prompt)], nothing)
+        (decoded,) = decode(Reader(model, [model.codec.encode(prompt)]), nothing)
     assert decoded.grid == task.demos[1].output
     assert decoded.symbols == 4
     assert decoded.log_probability > -0.2
@@ -108,13 +109,13 @@ def test_what_was_learnt_is_decoded(make: MakeModel) -> None:
 def test_largest_query_can_be_asked(make: MakeModel) -> None:
     model = make(0)
     task = Task("wide", TASK.demos, (random_grid(Random(0), MAX_SIDE, MAX_SIDE),))
-    for each in decode(model, prompts(model, task), nothing):
+    for each in decode(Reader(model, prompts(model, task)), nothing):
         assert each.symbols <= MAX_SIDE * (MAX_SIDE + 1)
 
 
 def test_steps_are_reported(model: Model) -> None:
     seen: list[tuple[int, float]] = []
-    decoded = decode(model, prompts(model), lambda step, rate: seen.append((step, rate)))
+    decoded = decode(Reader(model, prompts(model)), lambda step, rate: seen.append((step, rate)))
     assert [step for step, _ in seen] == list(range(1, max(each.symbols for each in decoded) + 1))
     assert all(np.isfinite(rate) and rate > 0 for _, rate in seen)
 
@@ -123,4 +124,4 @@ def test_network_without_finite_outputs_is_a_failure_not_a_grid(make: MakeModel)
     model = make(0)
     torch.nn.init.constant_(model.network.get_decoder().norm.weight, float("nan"))
     with pytest.raises(Diverged, match=r"^the network's outputs are not finite$"):
-        decode(model, prompts(model), nothing)
+        decode(Reader(model, prompts(model)), nothing)

@@ -1,9 +1,11 @@
 """The vote: most votes, then log-probability, whatever the order."""
 
+from math import log
 from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest import approx
 
 from arc_seal.arc.grid import Grid
 from arc_seal.inner_loop.job import Attempt, Candidate
@@ -51,7 +53,7 @@ def test_attempts_are_the_best_and_distinct(candidates: list[Candidate]) -> None
 
 def test_votes_come_before_log_probability() -> None:
     found = vote([candidate(A, -3.0), candidate(B, -0.1), candidate(A, -2.0)], 1)
-    assert found == ((Attempt(A, 2, -2.5), Attempt(B, 1, -0.1)),)
+    assert found == ((Attempt(A, 2, -2.5, 2.0), Attempt(B, 1, -0.1, 1.0)),)
 
 
 def test_log_probability_decides_among_equals() -> None:
@@ -66,8 +68,15 @@ def test_cells_and_shape_decide_last() -> None:
 
 
 def test_invalid_candidates_have_no_vote() -> None:
-    assert vote([candidate(None), candidate(None, -0.1), candidate(A, -9.0)], 1) == ((Attempt(A, 1, -9.0),),)
+    assert vote([candidate(None), candidate(None, -0.1), candidate(A, -9.0)], 1) == ((Attempt(A, 1, -9.0, 1.0),),)
     assert vote([candidate(None)], 1) == ((),)
+
+
+def test_votes_weigh_what_their_scores_stand_for() -> None:
+    scored = [Candidate(0, "view", grid, -0.1, log(share)) for grid, share in ((A, 0.2), (A, 0.2), (B, 0.5), (C, 0.3))]
+    best, second = vote(scored, 1)[0]
+    assert (best.grid, best.votes, best.weight) == (B, 1, approx(0.5))
+    assert (second.grid, second.votes, second.weight) == (A, 2, approx(0.4))
 
 
 def test_each_query_has_a_vote_of_its_own() -> None:

@@ -16,7 +16,7 @@ from arc_seal.errors import InvalidSelfEdit
 from arc_seal.self_edit.augment import Augmented, NamedView, augment, views
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, canonical
 from arc_seal.self_edit.toolbox import Toolbox
-from tests.self_edit.builders import TOOLBOX, calls, edit, random_task, tasks, write_tool
+from tests.self_edit.builders import TOOLBOX, calls, edit, random_grid, random_task, tasks, write_tool
 
 GOLDEN = "dc86460728e5188287e9108c9f7960a018201ffe82828e06185f0db3e99e1833"
 """SHA-256 of the data below. A change means that no earlier run can be repeated: change it on purpose only."""
@@ -143,8 +143,21 @@ def test_views_are_distinct_and_lead_back(task: Task, self_edit: SelfEdit, seed:
         invert = named.view.invert
         assert invert is not None
         assert tuple(map(invert, named.view.task.queries)) == task.queries
+        images = tuple(map(named.show, task.queries))
+        assert all(image in (None, query) for image, query in zip(images, named.view.task.queries, strict=True))
         pairs = [(query, shown) for query, shown in zip(task.queries, named.view.task.queries, strict=True)]
         assert all(shown.height * shown.width <= query.height * query.width for query, shown in pairs)
+
+
+@given(task=tasks(sides=(2, 3)), seed=st.integers(0, 2**32))
+def test_views_show_further_grids_as_they_do_the_queries(task: Task, seed: int) -> None:
+    turned = edit(ToolCall.of("chain", steps=[{"tool": "rotate"}, {"tool": "flip"}, {"tool": "permute_colors"}]))
+    further = random_grid(Random(seed), 3, 2)
+    for named in seen(task, turned, 6, seed):
+        image = named.show(further)
+        assert image is not None and named.view.invert is not None
+        assert named.view.invert(image) == further
+        assert tuple(map(named.show, task.queries)) == named.view.task.queries
 
 
 def test_views_take_the_tools_in_turn_and_say_the_order() -> None:

@@ -38,9 +38,9 @@ TASK = Task(
     (grid("881", "611", "899"),),
 )
 SOLUTION = Solution("5582e5ca", (grid("888", "888", "888"),))
-RIGHT = Attempt(grid("888", "888", "888"), 6, -0.01)
-WRONG = Attempt(grid("881", "888", "188"), 2, -0.4)
-OTHER_SIZE = Attempt(grid("88", "88"), 1, -0.9)
+RIGHT = Attempt(grid("888", "888", "888"), 6, -0.01, 6.0)
+WRONG = Attempt(grid("881", "888", "188"), 2, -0.4, 2.0)
+OTHER_SIZE = Attempt(grid("88", "88"), 1, -0.9, 1.0)
 
 
 def solved(*attempts: Attempt, reward: int | None = 1, seed: int = 0, status: Status = Status.OK) -> Solved:

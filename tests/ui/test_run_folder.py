@@ -62,12 +62,12 @@ def test_a_sweep_has_one_submission_of_all_tasks(tmp_path: Path) -> None:
 
 
 def test_equal_attempts_of_several_seeds_add_their_votes() -> None:
-    one, two = Attempt(RIGHT.grid, 2, -0.5), Attempt(WRONG.grid, 3, -0.25)
+    one, two = Attempt(RIGHT.grid, 2, -0.5, 2.0), Attempt(WRONG.grid, 3, -0.25, 3.0)
     pooled = best_supported([[[two, one]], [[one, OTHER_SIZE]]])
-    assert pooled == ((Attempt(RIGHT.grid, 4, -0.5), two),)
+    assert pooled == ((Attempt(RIGHT.grid, 4, -0.5, 4.0), two),)
 
 
 def test_between_as_many_votes_the_likelier_goes_first() -> None:
-    one, two = Attempt(RIGHT.grid, 3, -0.5), Attempt(WRONG.grid, 3, -0.25)
+    one, two = Attempt(RIGHT.grid, 3, -0.5, 3.0), Attempt(WRONG.grid, 3, -0.25, 3.0)
     assert best_supported([[[one]], [[two]]]) == ((two, one),)
     assert best_supported([[[], [one]]]) == ((), (one,))

@@ -1,0 +1,86 @@
+"""Scores: the probability of a grid that is given is that of decoding it."""
+
+from collections.abc import Iterator
+from math import exp
+
+import pytest
+
+from arc_seal.arc.grid import Grid
+from arc_seal.inner_loop.adapt import adapt
+from arc_seal.inner_loop.decode import decode
+from arc_seal.inner_loop.job import DecodeSettings
+from arc_seal.inner_loop.reader import Reader
+from arc_seal.inner_loop.score import score
+from arc_seal.models.base import Model
+from arc_seal.models.prompt import query_prompt
+from tests.inner_loop.builders import TURNS, adapted, copying_task, ignore, job
+from tests.models.builders import MODELS, MakeModel
+
+TASK = copying_task((1, 3, 2, 4), seed=0)
+SMALL, LARGE = Grid.from_rows([[1]]), Grid.from_rows([[1, 2, 3], [3, 2, 1], [0, 0, 0], [1, 1, 1]])
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest) -> Iterator[Model]:
+    """A model that has learnt to answer."""
+    make: MakeModel = request.param
+    model = make(0)
+    with adapted(model, TASK):
+        yield model
+
+
+def reader(model: Model, shown: tuple[int, ...] = (4, 1, 3, 2)) -> Reader:
+    tasks = [TASK.with_demos(TASK.demos[:count]) for count in shown]
+    return Reader(model, [model.codec.encode(query_prompt(each, each.queries[0])) for each in tasks])
+
+
+def test_what_was_decoded_scores_what_decoding_said(model: Model) -> None:
+    reading = reader(model)
+    decoded = decode(reading, lambda step, rate: None)
+    found = score(reading, [each.grid for each in decoded])
+    assert any(each.grid is not None for each in decoded)
+    for each, scored in zip(decoded, found, strict=True):
+        if each.grid is None:
+            assert scored is None
+        else:
+            assert scored == pytest.approx(each.log_probability * each.symbols, abs=1e-3)
+
+
+def test_neither_neighbours_nor_what_was_read_before_count(model: Model) -> None:
+    reading = reader(model)
+    decode(reading, lambda step, rate: None)
+    mixed = score(reading, [SMALL, LARGE, None, SMALL])
+    again = score(reading, [SMALL, LARGE, None, SMALL])
+    assert mixed == again and mixed[2] is None
+    alone = reader(model, (1,))
+    alone.read_prompts()
+    assert score(alone, [LARGE])[0] == pytest.approx(mixed[1], abs=1e-3)
+
+
+def test_nothing_to_score_is_no_score(model: Model) -> None:
+    reading = reader(model)
+    reading.read_prompts()
+    assert score(reading, [None] * 4) == [None] * 4
+
+
+def test_candidates_of_a_job_are_scored_alike_where_their_grids_are(model: Model) -> None:
+    settings = DecodeSettings(views=6, batch_views=4, score=True)
+    candidates = adapt(job(TASK, None, decode=settings), model, ignore).candidates
+    assert len(candidates) == 6 * len(TASK.queries)
+    scores: dict[tuple[int, Grid], float] = {}
+    for each in candidates:
+        assert (each.score is None) == (each.grid is None)
+        if each.grid is not None and each.score is not None:
+            assert each.score < 0
+            assert scores.setdefault((each.query, each.grid), each.score) == each.score
+    assert scores
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_scores_go_through_the_views_of_a_self_edit(make: MakeModel) -> None:
+    result = adapt(job(TASK, TURNS, decode=DecodeSettings(views=4, score=True)), make(0), ignore)
+    assert any("rotate" in each.view for each in result.candidates)
+    for query, attempts in enumerate(result.attempts):
+        for attempt in attempts:
+            scores = [each.score for each in result.candidates if (each.query, each.grid) == (query, attempt.grid)]
+            assert attempt.weight == pytest.approx(sum(exp(each) for each in scores if each is not None))

@@ -19,6 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"self_edit"}),
     frozenset({"models"}),
     frozenset({"inner_loop"}),
+    frozenset({"pretraining"}),
     frozenset({"sandbox"}),
     frozenset({"outer_loop"}),
     frozenset({"ui", "cli"}),
@@ -31,7 +32,9 @@ LAYERS: tuple[frozenset[str], ...] = (
 COMMANDS = LAYERS[-1]
 
 ALLOWED: dict[str, frozenset[str]] = {
-    **dict.fromkeys(("torch", "transformers", "peft", "accelerate"), frozenset({"models", "inner_loop"})),
+    **dict.fromkeys(
+        ("torch", "transformers", "peft", "accelerate"), frozenset({"models", "inner_loop", "pretraining"})
+    ),
     **dict.fromkeys(("hydra", "omegaconf"), frozenset({"config", "cli"}) | COMMANDS),
     "rich": frozenset({"ui"}),
 }
@@ -88,9 +91,10 @@ def test_no_module_loads_itself_by_a_detour() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
-def test_only_models_and_the_inner_loop_load_torch() -> None:
-    light = [name for name in MODULES if part(name) not in ("models", "inner_loop")]
+def test_only_models_the_inner_loop_and_pretraining_load_torch() -> None:
+    light = [name for name in MODULES if part(name) not in ("models", "inner_loop", "pretraining")]
     light += ["arc_seal.models.base", "arc_seal.models.prompt", "arc_seal.inner_loop.job"]
+    light += ["arc_seal.pretraining.contexts", "arc_seal.pretraining.synthetic"]  # what its worker processes need
     assert loaded_by(light) == []
 
 

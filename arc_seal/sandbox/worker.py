@@ -63,7 +63,7 @@ def begin(progress: Connection, settings: Settings) -> None:
     global _state
     _state = _State(settings, progress)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # end at once, in the middle of a torch operation too
-    _end_with_parent()
+    end_with_parent()
 
 
 def load() -> bytes:
@@ -133,7 +133,7 @@ def _limit_address_space(memory_gib: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (allowed if most == resource.RLIM_INFINITY else min(allowed, most), most))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """End when the parent does, however it ends: nobody else would stop a job that goes on.
 
     The parent's sentinel is a pipe that it holds open. A thread waits for the pipe's end; on Linux the kernel sends

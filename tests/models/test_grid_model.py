@@ -78,9 +78,16 @@ def test_source_is_a_value_that_travels() -> None:
 def test_configuration_names_the_weights_that_come_with_the_package() -> None:
     settings = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / "grid.yaml"))
     assert isinstance(settings, dict)
-    source = make({str(name): value for name, value in settings.items()})
+    source = make({str(name): value for name, value in settings.items() if name != "defaults"})
     assert source == GridSource("grid", "package:arc_seal/weights/grid")
-    assert resolve("package:arc_seal/models") == str(weights_dir().parent / "models")
+    assert resolve("package:arc_seal/weights/grid") == str(weights_dir() / "grid")
+
+
+def test_weights_that_come_with_the_package_can_be_loaded() -> None:
+    model = GridSource("grid", "package:arc_seal/weights/grid", device="cpu").load()
+    assert 3_000_000 < model.network.num_parameters() < 4_000_000
+    parts = list((weights_dir() / "grid").glob("*.safetensors"))
+    assert parts and all(part.stat().st_size < 16_000_000 for part in parts)
 
 
 def unlink(name: str) -> Callable[[Path], None]:

@@ -117,7 +117,7 @@ def test_equal_self_edits_are_equal_text() -> None:
         (changed("0.00005", "-Infinity"), "self-edit: expected finite numbers, found -Infinity"),
         (
             changed("0.00005", "1e999"),
-            "training.learning_rate: expected a multiple of 0.00001 from 0.00002 to 0.002, found",
+            "training.learning_rate: expected a multiple of 0.00001 from 0.00002 to 0.01, found",
         ),
         (changed("0.00005", "0.000055"), "training.learning_rate: expected a multiple of 0.00001 from 0.00002 to"),
         (changed("0.00005", "0.00001"), "training.learning_rate: expected a multiple of 0.00001 from 0.00002 to"),
@@ -167,7 +167,7 @@ def test_menu_says_all_that_may_be_written() -> None:
     assert all(f"- {tool.menu_line}" in menu for tool in TOOLBOX.tools)
     for name in ("loss_on", "learning_rate", "epochs", "batch_size", "lora_rank", "max_examples"):
         assert f"- {name}: " in menu
-    assert "- learning_rate: 0.00002 to 0.002 by 0.00001" in menu
+    assert "- learning_rate: 0.00002 to 0.01 by 0.00001" in menu
 
 
 @pytest.mark.parametrize(("name", "bounds"), [("default", Bounds()), ("paper", PaperBounds())])

@@ -1,0 +1,166 @@
+"""The ledger's file: what can be wrong with it."""
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from arc_seal.errors import InputError
+from arc_seal.outer_loop.ledger import Ledger
+from arc_seal.outer_loop.ledger_schema import MIGRATIONS
+from tests.outer_loop.ledger_builders import rollout
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    with Ledger.open(path) as opened:
+        opened.begin("seal", {})
+        yield opened
+
+
+def test_a_row_that_somebody_spoiled_is_refused_in_one_line(ledger: Ledger, path: Path) -> None:
+    ledger.record(rollout(7))
+    ledger.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE rollouts SET status = 'fine'")
+    with Ledger.read_only(path) as reader, pytest.raises(InputError) as caught:
+        reader.rollouts()
+    place = "rollouts: run seal, round 0, task 0d3d703e, sample 7"
+    assert str(caught.value).startswith(
+        f"{path}: {place}: expected a row that arc-seal wrote, found input should be 'ok'"
+    )
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Be an ordinary user for a while: root may write anywhere."""
+    before = os.geteuid()
+    try:
+        if before == 0:
+            os.seteuid(65534)
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that any user can look into and nobody may write to."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with Ledger.open(folder / "ledger.sqlite") as ledger:
+            ledger.begin("seal", {})
+            ledger.record(rollout(1))
+        folder.chmod(0o555)
+        yield folder
+        folder.chmod(0o755)
+
+
+def test_a_folder_that_cannot_be_written_to_can_be_read_from(open_folder: Path) -> None:
+    with without_privileges():
+        with Ledger.read_only(open_folder / "ledger.sqlite") as reader:
+            assert reader.rollouts() == (rollout(1),)
+        for path in (open_folder / "new.sqlite", open_folder / "deep" / "new.sqlite"):
+            with pytest.raises(
+                InputError, match=r": expected a folder that can be written to, found permission denied$"
+            ):
+                Ledger.open(path)
+
+
+def test_a_path_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(
+        InputError, match=r"/file: expected a folder that can be written to, found (not a dir|file exists)"
+    ):
+        Ledger.open(tmp_path / "file" / "ledger.sqlite")
+    with pytest.raises(InputError, match=r"/folder: expected a ledger of arc-seal.*, found unable to open"):
+        Ledger.open(tmp_path / "folder")
+    with pytest.raises(InputError, match=r"/folder: expected a ledger of arc-seal, found a folder$"):
+        Ledger.read_only(tmp_path / "folder")
+    with pytest.raises(InputError, match=r"/none: expected a ledger of arc-seal, found no such file$"):
+        Ledger.read_only(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def sql(*statements: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as connection, connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    return change
+
+
+def foreign(path: Path) -> None:
+    path.unlink()
+    sql("CREATE TABLE songs (name TEXT)")(path)
+
+
+def overwritten(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[4096 : len(content) - 4096] = b"\x5a" * (len(content) - 2 * 4096)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda path: path.write_text("no database at all" * 9), "file is not a database"),
+        (foreign, "another program's database"),
+        (sql("PRAGMA application_id = 7"), "another program's database"),
+        (sql(f"PRAGMA user_version = {len(MIGRATIONS) + 1}"), f"version {len(MIGRATIONS) + 1}, which a newer arc-seal"),
+        (overwritten, r"(database disk image is malformed|\*\*\* in database main)"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+            "database disk image is malformed",
+        ),
+    ],
+    ids=["text", "foreign tables", "foreign id", "newer", "overwritten", "cut"],
+)
+def test_a_file_that_is_no_whole_ledger_is_refused_in_one_line(
+    ledger: Ledger, path: Path, spoil: Callable[[Path], None], found: str
+) -> None:
+    for sample in range(20):
+        ledger.record(rollout(sample, completion="x" * 500))
+    ledger.close()
+    spoil(path)
+    content = path.read_bytes()
+    for opening in (Ledger.open, Ledger.read_only):
+        with pytest.raises(InputError, match=rf"ledger\.sqlite: expected a ledger\b.*, found {found}") as caught:
+            opening(path)
+        assert "\n" not in str(caught.value)
+    assert path.read_bytes() == content
+
+
+def test_corruption_met_while_reading_is_refused_in_one_line(ledger: Ledger, path: Path) -> None:
+    for sample in range(10):
+        ledger.record(rollout(sample, completion="x" * 1_000_000))  # more than a connection keeps in memory
+    ledger.close()
+    with Ledger.read_only(path) as reader:
+        overwritten(path)
+        with pytest.raises(
+            InputError, match=r"ledger\.sqlite: expected a ledger of arc-seal that can be read and written"
+        ):
+            reader.rollouts()
+
+
+def test_an_empty_ledger_is_made_whole_again(path: Path) -> None:
+    path.parent.mkdir()
+    path.touch()  # as a process leaves it that is killed before its first write
+    with pytest.raises(InputError, match=rf"schema version {len(MIGRATIONS)}.*, found version 0$"):
+        Ledger.read_only(path)
+    with Ledger.open(path) as ledger:
+        ledger.begin("seal", {})
+        ledger.record(replace(rollout(), attempts=(), same_as=3))
+        assert ledger.rollouts()[0].same_as == 3

@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from training_speed import matmul_rate
 
 from arc_seal.arc.splits import pretraining_tasks
+from arc_seal.models.batch import Batch
 from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
 from arc_seal.places import conf_dir
 from arc_seal.pretraining.contexts import ContextSettings
@@ -27,7 +28,7 @@ from arc_seal.pretraining.loop import update
 from arc_seal.pretraining.optimizer import OptimizerSettings, make_optimizers
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.run import SelfEditWriter
-from arc_seal.pretraining.stream import Batch, Chunks, Position, read_stream
+from arc_seal.pretraining.stream import Chunks, Position, read_stream
 
 BATCHES = 3
 """Batches of one measurement."""
@@ -82,7 +83,7 @@ def flops(network: GridForCausalLM, batch: Batch) -> float:
     """Floating-point operations that one batch needs at least."""
     config = network.config
     parameters = sum(weight.numel() for weight in network.model.layers.parameters())
-    lengths = batch.places.shape[2] - (batch.ids == config.pad_token_id).sum(1)
+    lengths = batch.positions.shape[2] - (batch.ids == config.pad_token_id).sum(1)
     attention = 3 * 4 * config.num_hidden_layers * config.hidden_size * float((lengths.double() ** 2).sum()) / 2
     return 6 * parameters * batch.tokens + attention
 

@@ -6,12 +6,12 @@ and any relabelling of the ten colours: exactly what augmentation can turn into 
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arc_seal.arc.grid import Grid
+from arc_seal.arc.grid import COLOURS, Grid
 from arc_seal.arc.symmetry import SYMMETRIES, apply
 from arc_seal.arc.task import Demonstration
 from arc_seal.arc.task_file import Entry
@@ -25,6 +25,12 @@ evaluation set, 77 + 11 one of 9 cells or more, but only 21 + 5 one of 10 or mor
 17 + 4. So 10 is as strict as can be at little cost. Grids of one colour need no exception: it would change no count.
 """
 
+Sketch: TypeAlias = tuple[tuple[tuple[int, int], ...], tuple[tuple[int, ...], ...]]
+"""Height and width of each grid, and how often each colour occurs in each of them, colours in no order."""
+
+Contents: TypeAlias = Mapping[Sketch, Mapping[bytes, str]]
+"""Whose some grids are, or pairs of grids: by their sketch, and then by their fingerprint."""
+
 
 def fingerprint(*grids: Grid) -> bytes:
     """What stays of grids when symmetry and colours are forgotten; one symmetry and relabelling holds for all of them.
@@ -36,34 +42,46 @@ def fingerprint(*grids: Grid) -> bytes:
     return min(_form([apply(array, symmetry) for array in arrays]) for symmetry in SYMMETRIES)
 
 
+def sketch(*grids: Grid) -> Sketch:
+    """What is quickly seen of grids: their sizes, and how often each colour occurs in each.
+
+    Equal wherever fingerprints are, so only grids with a known sketch need theirs, which takes ten times as long.
+    """
+    sides = tuple((grid.height, grid.width) for grid in grids)
+    turned = tuple((width, height) for height, width in sides)
+    counts = ([grid.cells.count(colour) for colour in range(COLOURS)] for grid in grids)
+    return min(sides, turned), tuple(sorted(zip(*counts, strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class Contamination:
     """Tasks that must stay unseen. Each map leads to the name of a task that has it, such as `arcagi1/evaluation/ID`.
 
     Attributes:
         ids: Their ids.
-        pairs: Fingerprints of their pairs, those of the tests included.
-        grids: Fingerprints of their grids of `TELLING_CELLS` or more, inputs and outputs alike.
+        pairs: Sketches, then fingerprints of their pairs, those of the tests included.
+        grids: Sketches, then fingerprints of their grids of `TELLING_CELLS` or more, inputs and outputs alike.
     """
 
     ids: Mapping[str, str]
-    pairs: Mapping[bytes, str]
-    grids: Mapping[bytes, str]
+    pairs: Contents
+    grids: Contents
 
     @classmethod
     def of(cls, splits: Mapping[str, Iterable[Entry]]) -> Self:
         """What the tasks of some splits contaminate, by the splits' names; of two with the same content, the first."""
         ids: dict[str, str] = {}
-        pairs: dict[bytes, str] = {}
-        grids: dict[bytes, str] = {}
+        pairs: dict[Sketch, dict[bytes, str]] = {}
+        grids: dict[Sketch, dict[bytes, str]] = {}
         for split, entries in splits.items():
             for entry in entries:
                 name = f"{split}/{entry[0].id}"
                 ids.setdefault(entry[0].id, name)
                 for pair in solved_pairs(entry):
-                    pairs.setdefault(fingerprint(pair.input, pair.output), name)
+                    both = pair.input, pair.output
+                    pairs.setdefault(sketch(*both), {}).setdefault(fingerprint(*both), name)
                 for grid in _telling(_grids(entry)):
-                    grids.setdefault(fingerprint(grid), name)
+                    grids.setdefault(sketch(grid), {}).setdefault(fingerprint(grid), name)
         return cls(ids, pairs, grids)
 
     def reason(self, entry: Entry) -> str | None:
@@ -79,11 +97,11 @@ class Contamination:
         return self._shared_pair(pair) or self._shared_grid((pair.input, pair.output))
 
     def _shared_pair(self, pair: Demonstration) -> str | None:
-        name = self.pairs.get(fingerprint(pair.input, pair.output))
+        name = _named(self.pairs, pair.input, pair.output)
         return name and f"it shares a pair with {name}"
 
     def _shared_grid(self, grids: Iterable[Grid]) -> str | None:
-        names = (self.grids.get(fingerprint(grid)) for grid in _telling(grids))
+        names = (_named(self.grids, grid) for grid in _telling(grids))
         name = next(filter(None, names), None)
         return name and f"it shares a grid with {name}"
 
@@ -103,6 +121,12 @@ def _grids(entry: Entry) -> Iterator[Grid]:
         yield from (demo.input, demo.output)
     yield from task.queries
     yield from solution.outputs if solution else ()
+
+
+def _named(contents: Contents, *grids: Grid) -> str | None:
+    """The name of the task that has a grid, or a pair of grids."""
+    alike = contents.get(sketch(*grids))
+    return alike.get(fingerprint(*grids)) if alike else None
 
 
 def _telling(grids: Iterable[Grid]) -> Iterator[Grid]:

@@ -6,7 +6,7 @@ need equal grids to be equal keys, so the cells are kept as bytes and shown as a
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ MAX_SIDE = 30
 
 COLOURS = 10
 """ARC's colours are the integers 0 to 9."""
+
+
+Sides = TypeVar("Sides", int, NDArray[np.int64])
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +117,13 @@ class Grid:
                 lambda grid: [list(row) for row in grid.rows]
             ),
         )
+
+
+def grid_tokens(height: Sides, width: Sides) -> Sides:
+    """Tokens of a grid as the grid model reads it: its mark, its cells, and a token behind each row.
+
+    Args:
+        height: Rows of one grid, or of many, as an array of any shape.
+        width: Columns, likewise.
+    """
+    return 1 + height * (width + 1)

@@ -1,14 +1,13 @@
 """JSON files: read so that every fault names its place, written whole or not at all."""
 
 import json
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from arc_seal.errors import InputError
+from arc_seal.whole_file import write_whole
 
 _LONGEST_FOUND = 40
 """Characters of a wrong value that an error shows."""
@@ -93,18 +92,10 @@ def write_json(path: Path, text: str) -> None:
     Raises:
         InputError: When the file cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        write_whole(path, lambda file: file.write(text.encode()))
     except OSError as error:
         raise InputError(str(path), "", "a file that can be written", _reason(error)) from None
-    finally:
-        with suppress(OSError):  # as a rule it is gone: it has become the file
-            draft.unlink()
 
 
 def describe(value: Any) -> str:

@@ -17,7 +17,7 @@ from types import MappingProxyType
 
 from arc_seal.arc.contamination import Contamination
 from arc_seal.arc.datasets import load_tasks
-from arc_seal.arc.grid import Grid
+from arc_seal.arc.grid import Grid, grid_tokens
 from arc_seal.arc.task import Task
 from arc_seal.arc.task_file import Entry
 
@@ -39,7 +39,7 @@ SAMPLE_CONTEXT_TOKENS = 2048
 def context_tokens(task: Task) -> int:
     """Tokens of a task's context as the grid model reads it: the demonstrations and the largest test input.
 
-    A grid takes its cells, a mark a row and one more. Test outputs are never counted: a task does not hold them.
+    Test outputs are never counted: a task does not hold them.
     """
     shown = sum(_tokens(demo.input) + _tokens(demo.output) for demo in task.demos)
     return shown + max(map(_tokens, task.queries))
@@ -110,4 +110,4 @@ def _chosen(entries: Iterable[Entry], count: int, longest: int, salt: str) -> tu
 
 
 def _tokens(grid: Grid) -> int:
-    return len(grid.cells) + grid.height + 1
+    return grid_tokens(grid.height, grid.width)

@@ -1,15 +1,14 @@
 """Test-time training: one adapter, a plain loop.
 
 What is computed is what is needed: batches of like length, hidden states for every token, logits only where
-a target stands and only of the symbols that a target can be.
+a target stands and, unless they are asked for all, only of the symbols that a target can be.
 """
 
 import math
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,31 +19,13 @@ from arc_seal.errors import Diverged, OverBudget
 from arc_seal.inner_loop.batches import make_batches
 from arc_seal.inner_loop.job import Progress, Report, TrainingRecord, TrainingSettings
 from arc_seal.models.base import Encoded
+from arc_seal.models.batch import Batch, collate
 from arc_seal.models.head import logits_of
 from arc_seal.models.positions import model_positions
 from arc_seal.self_edit.schema import Training
 
 if TYPE_CHECKING:
     from arc_seal.models.base import Model
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Examples side by side, padded on the right.
-
-    Attributes:
-        ids: [batch, tokens].
-        positions: [axes, batch, tokens].
-        where: Row and column of each hidden state that predicts a target, [2, targets].
-        labels: Index into the alphabet of each target, [targets].
-        tokens: Tokens that are not padding.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    where: Tensor
-    labels: Tensor
-    tokens: int
 
 
 def train(
@@ -57,6 +38,7 @@ def train(
     max_tokens: int,
     seed: int,
     report: Report,
+    symbols: Literal["seen", "vocabulary"] = "seen",
 ) -> TrainingRecord:
     """Train whatever of `model.network` is trainable (an attached adapter) on encoded examples.
 
@@ -72,6 +54,9 @@ def train(
         max_tokens: Most tokens that may be read in all epochs together.
         seed: Fixes the order.
         report: Told after every update.
+        symbols: What the softmax runs over. `seen`: the grid's symbols and the tokens that are targets somewhere,
+            enough for grids, which decoding binds to their symbols. `vocabulary`: every token, for text that is to be
+            written freely: a token that is never a target must become unlikely too.
 
     Raises:
         OverBudget: Before anything is trained, when the epochs together read more than `max_tokens`.
@@ -83,14 +68,14 @@ def train(
         raise OverBudget(f"{planned} training tokens planned, {max_tokens} allowed")
     rng = random.Random(seed)
     batches = [batch for _ in range(training.epochs) for batch in make_batches(lengths, training.batch_size, rng)]
-    alphabet = _alphabet(model, examples)
+    alphabet = _alphabet(model, examples) if symbols == "seen" else None
     weights = [weight for weight in model.network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=settings.weight_decay, fused=True)
     losses: list[float] = []
     tokens = targets = computed = 0
     start = time.monotonic()
     for update, indices in enumerate(batches):
-        batch = _collate([examples[index] for index in indices], alphabet, model.network.device)
+        batch = collate([examples[index] for index in indices]).to(model.network.device)
         optimizer.param_groups[0]["lr"] = training.learning_rate * _schedule(
             update, len(batches), settings.warmup_share
         )
@@ -120,29 +105,10 @@ def _alphabet(model: "Model", examples: Sequence[Encoded]) -> Tensor:
     )
 
 
-def _collate(examples: Sequence[Encoded], alphabet: Tensor, device: torch.device) -> Batch:
-    longest = max(len(example.ids) for example in examples)
-    axes = examples[0].positions.shape[0]
-    ids = np.zeros((len(examples), longest), np.int64)
-    positions = np.zeros((axes, len(examples), longest), np.int64)
-    target = np.zeros((len(examples), longest), np.bool_)
-    for row, example in enumerate(examples):
-        length = len(example.ids)
-        ids[row, :length], target[row, :length] = example.ids, example.target
-        positions[:, row, :length] = example.positions
-    rows, columns = np.nonzero(target)
-    labels = torch.searchsorted(alphabet, torch.from_numpy(ids[rows, columns]).to(device))
-    where = torch.from_numpy(np.stack([rows, columns - 1]))  # the state before a token is what predicts it
-    tokens = sum(len(example.ids) for example in examples)
-    return Batch(
-        torch.from_numpy(ids).to(device), torch.from_numpy(positions).to(device), where.to(device), labels, tokens
-    )
-
-
 def _update(
     model: "Model",
     batch: Batch,
-    alphabet: Tensor,
+    alphabet: Tensor | None,
     weights: Sequence[Tensor],
     optimizer: torch.optim.Optimizer,
     max_gradient_norm: float,
@@ -153,7 +119,8 @@ def _update(
         input_ids=batch.ids, position_ids=model_positions(batch.positions), use_cache=False
     ).last_hidden_state  # [batch, tokens, width]
     logits = logits_of(model.network, hidden[batch.where[0], batch.where[1]], alphabet)  # [targets, symbols]
-    loss = cross_entropy(logits, batch.labels)
+    labels = batch.labels if alphabet is None else torch.searchsorted(alphabet, batch.labels)
+    loss = cross_entropy(logits, labels)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise Diverged(f"the loss became {value}")

@@ -1,20 +1,16 @@
 """Any Hugging Face causal language model with a chat template."""
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from arc_seal.errors import ModelError
-from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.codec import ChatCodec
-from arc_seal.models.head import check_head
+from arc_seal.models.loaded import LoadedModel
 from arc_seal.models.loading import pick_device, pick_dtype, read_network, reading
-from arc_seal.models.prompt import Prompt
 from arc_seal.models.source import ChatSource
 from arc_seal.models.weights import resolve
-from arc_seal.models.writer import Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -46,8 +42,8 @@ def _read_tokenizer(folder: str) -> object:
         raise
 
 
-class ChatModel:
-    """A chat model in memory. Its weights are frozen: only an adapter is ever trained.
+class ChatModel(LoadedModel):
+    """A chat model in memory; see `LoadedModel`.
 
     Args:
         name: What results call it.
@@ -62,18 +58,4 @@ class ChatModel:
     def __init__(
         self, name: str, network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", system: str | None = None
     ) -> None:
-        self.name = name
-        self.network = network.eval().requires_grad_(False)
-        self.codec = ChatCodec(tokenizer, system)
-        self._writer = Writer(network, self.codec, tokenizer)
-        check_head(network, torch.tensor(self.codec.symbols.all, device=network.device))
-
-    def write(
-        self,
-        prompt: Prompt,
-        schema: Mapping[str, Any],
-        sampling: Sampling,
-        on_token: Callable[[int], None],
-    ) -> tuple[Completion, ...]:
-        """Write completions under a JSON schema, all of them side by side; see `Model.write`."""
-        return self._writer.write(prompt, schema, sampling, on_token)
+        super().__init__(name, network, ChatCodec(tokenizer, system), tokenizer)

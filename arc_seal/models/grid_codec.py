@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from arc_seal.arc.grid import COLOURS, Grid
+from arc_seal.arc.grid import COLOURS, Grid, grid_tokens
 from arc_seal.models.base import Encoded, GridSymbols
 from arc_seal.models.grid_vocabulary import ASK, AXES, END, FIRST_BYTE, INPUT, OUTPUT, ROW_END, next_place
 from arc_seal.models.prompt import Prompt, Turn
@@ -77,7 +77,7 @@ def grid_segment(cells: NDArray[np.uint8], mark: int) -> Segment:
         mark: `INPUT` or `OUTPUT`.
     """
     height, width = cells.shape
-    ids = np.empty(1 + height * (width + 1), np.int64)
+    ids = np.empty(grid_tokens(height, width), np.int64)
     rows = ids[1:].reshape(height, width + 1)
     rows[:, :-1] = cells
     rows[:, -1] = ROW_END

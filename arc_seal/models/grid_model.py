@@ -1,8 +1,5 @@
 """The grid model: our own compact transformer, one token a cell, a byte a token in its self-edits."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -10,16 +7,13 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from arc_seal.arc.grid import COLOURS
 from arc_seal.errors import ModelError
-from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.grid_codec import GridCodec
 from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
 from arc_seal.models.grid_vocabulary import VOCABULARY
-from arc_seal.models.head import check_head
+from arc_seal.models.loaded import LoadedModel
 from arc_seal.models.loading import pick_device, pick_dtype, read_network, reading
-from arc_seal.models.prompt import Prompt
 from arc_seal.models.source import GridSource
 from arc_seal.models.weights import resolve
-from arc_seal.models.writer import Writer
 
 
 def load_grid_model(source: GridSource) -> "GridModel":
@@ -42,8 +36,8 @@ def load_grid_model(source: GridSource) -> "GridModel":
     return GridModel(source.name, torch.nn.Module.to(network, device))
 
 
-class GridModel:
-    """A grid model in memory. Its weights are frozen: only an adapter is ever trained.
+class GridModel(LoadedModel):
+    """A grid model in memory; see `LoadedModel`.
 
     Args:
         name: What results call it.
@@ -53,23 +47,10 @@ class GridModel:
         ModelError: When its outputs are not numbers.
     """
 
-    def __init__(self, name: str, network: GridForCausalLM) -> None:
-        self.name = name
-        self.network = network
-        torch.nn.Module.eval(network).requires_grad_(False)
-        self.codec = GridCodec()
-        self._writer = Writer(network, self.codec, grid_tokenizer())
-        check_head(network, torch.tensor(self.codec.symbols.all, device=network.device))
+    network: GridForCausalLM
 
-    def write(
-        self,
-        prompt: Prompt,
-        schema: Mapping[str, Any],
-        sampling: Sampling,
-        on_token: Callable[[int], None],
-    ) -> tuple[Completion, ...]:
-        """Write completions under a JSON schema, all of them side by side; see `Model.write`."""
-        return self._writer.write(prompt, schema, sampling, on_token)
+    def __init__(self, name: str, network: GridForCausalLM) -> None:
+        super().__init__(name, network, GridCodec(), grid_tokenizer())
 
 
 def grid_tokenizer() -> PreTrainedTokenizerFast:

@@ -15,20 +15,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def logits_of(network: "PreTrainedModel", hidden: Tensor, tokens: Tensor) -> Tensor:
+def logits_of(network: "PreTrainedModel", hidden: Tensor, tokens: Tensor | None) -> Tensor:
     """Logits of some tokens, in float32.
 
     Args:
         network: A causal language model.
         hidden: Last hidden states, [..., width].
-        tokens: Ids, [symbols].
+        tokens: Ids, [symbols]; None for the whole vocabulary in order, which copies no weight.
 
     Returns:
         [..., symbols].
     """
     head = network.get_output_embeddings()
-    bias = getattr(head, "bias", None)
-    logits = torch.nn.functional.linear(hidden, head.weight[tokens], None if bias is None else bias[tokens]).float()
+    weight, bias = head.weight, getattr(head, "bias", None)
+    if tokens is not None:
+        weight, bias = weight[tokens], None if bias is None else bias[tokens]
+    logits = torch.nn.functional.linear(hidden, weight, bias).float()
     config = network.config.get_text_config()
     # Cohere multiplies, Granite divides, Gemma 2 bounds; no other rule is in wide use.
     logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)

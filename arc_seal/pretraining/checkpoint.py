@@ -2,13 +2,12 @@
 
 import fcntl
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 
 from arc_seal.errors import InputError
 from arc_seal.pretraining.stream import Position
+from arc_seal.whole_file import UNFINISHED, write_whole
 
 LATEST = "checkpoint.pt"
 """Where a run goes on."""
@@ -24,9 +24,6 @@ STABLE = "stable.pt"
 """The state before the learning rate began to fall: where a run goes on that is to be longer than it was."""
 
 _LOCK = ".lock"
-
-_UNFINISHED = ".unfinished"
-"""How the name of a file ends that is being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ def claimed(folder: Path) -> Iterator[None]:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(str(folder), "", "a run that nobody else works on", "a process that does") from error
-        for left in folder.glob(f"*{_UNFINISHED}"):
+        for left in folder.glob(f"*{UNFINISHED}"):
             left.unlink()
         yield
 
@@ -121,20 +118,6 @@ def read_clock(path: Path) -> Clock | None:
         InputError: When the file cannot be read.
     """
     return _clock(_read(path)) if path.exists() else None
-
-
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that it is there whole or not at all, even when the machine stops."""
-    fresh = path.with_name(f"{path.name}{_UNFINISHED}")
-    try:
-        with fresh.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
 
 
 class Log:

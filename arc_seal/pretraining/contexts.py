@@ -4,18 +4,20 @@ Everything is drawn from the generator that is handed in.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
-from arc_seal.arc.grid import COLOURS
+from arc_seal.arc.grid import COLOURS, grid_tokens
 from arc_seal.arc.symmetry import SYMMETRIES, apply
 from arc_seal.models.base import Encoded
 from arc_seal.models.grid_codec import grid_segment, join, text_segment
 from arc_seal.models.grid_vocabulary import INPUT, OUTPUT
 from arc_seal.pretraining.pool import Pair, Pool
+from arc_seal.pretraining.section import Section
 
 WriteSelfEdit = Callable[[np.random.Generator], str]
 """Writes the canonical text of a random valid self-edit."""
@@ -24,17 +26,24 @@ Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """What is done to a grid, [height, width] to [height, width] or [width, height]."""
 
 
-@dataclass(frozen=True, slots=True)
-class ContextSettings:
-    """What contexts are like; documented in conf/pretrain.yaml."""
+class ContextSettings(Section):
+    """What contexts are like; each setting is described in conf/pretrain.yaml, data."""
 
-    max_tokens: int = 900
-    fewest_pairs: int = 2
-    most_pairs: int = 6
-    self_edit_share: float = 0.03
-    self_edit_max_tokens: int = 400
-    new_rule_share: float = 0.15
-    keep_background_share: float = 0.5
+    max_tokens: int = Field(900, ge=32)
+    fewest_pairs: int = Field(2, ge=1)
+    most_pairs: int = Field(6, ge=1)
+    self_edit_share: float = Field(0.03, ge=0, le=1)
+    self_edit_max_tokens: int = Field(400, ge=32)
+    new_rule_share: float = Field(0.15, ge=0, le=1)
+    keep_background_share: float = Field(0.5, ge=0, le=1)
+
+    @field_validator("most_pairs")
+    @classmethod
+    def _no_fewer_than_fewest(cls, most: int, others: ValidationInfo) -> int:
+        fewest = others.data.get("fewest_pairs", 1)
+        if most < fewest:
+            raise PydanticCustomError("most_pairs", "at least data.fewest_pairs, {fewest}", {"fewest": fewest})
+        return most
 
 
 def draw_context(
@@ -56,7 +65,8 @@ def draw_context(
 def is_drawable(pool: Pool, settings: ContextSettings) -> bool:
     """Whether some task has enough pairs that are short enough together; without one, drawing would never end."""
     longest = settings.max_tokens if settings.self_edit_share < 1 else settings.self_edit_max_tokens
-    tokens = pool.sizes + pool.shapes[:, :, 0].sum(axis=1, dtype=np.int64) + 2  # as `grid_tokens` has it
+    sides = pool.shapes.astype(np.int64)
+    tokens = grid_tokens(sides[..., 0], sides[..., 1]).sum(axis=1)  # [pairs]
     tasks = (np.sort(tokens[first:last]) for first, last in pairwise(pool.starts.tolist()))
     return any(len(task) >= settings.fewest_pairs and task[: settings.fewest_pairs].sum() <= longest for task in tasks)
 
@@ -73,7 +83,7 @@ def draw_pairs(pool: Pool, settings: ContextSettings, max_tokens: int, rng: np.r
     tokens = 0
     for number in rng.choice(last - first, wanted, replace=False) if wanted else ():
         pair = pool.pair(first + int(number))
-        tokens += sum(grid_tokens(cells) for cells in pair)
+        tokens += sum(grid_tokens(*cells.shape) for cells in pair)
         if tokens <= max_tokens:
             pairs.append(pair)
     return pairs
@@ -116,9 +126,3 @@ def encode(pairs: Sequence[Pair], self_edit: str | None = None) -> Encoded:
     else:
         said = (positions[0] % 2 == 1) & (positions[0] > 1 if len(pairs) > 1 else True)
     return Encoded(ids, positions, said & positions[1:].any(axis=0))  # the opening mark is given
-
-
-def grid_tokens(cells: NDArray[np.uint8]) -> int:
-    """Tokens of a grid: its mark, its cells, and a token behind each row."""
-    height, width = map(int, cells.shape)
-    return 1 + height * (width + 1)

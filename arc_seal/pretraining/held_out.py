@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from arc_seal.arc.task import Demonstration
 from arc_seal.arc.task_file import Entry
 from arc_seal.models.base import Encoded
+from arc_seal.models.batch import collate
 from arc_seal.models.grid_transformer import GridForCausalLM
+from arc_seal.models.grid_vocabulary import PAD
 from arc_seal.pretraining.contexts import encode
-from arc_seal.pretraining.pool import Pair, Pool
-from arc_seal.pretraining.stream import collate, cut
+from arc_seal.pretraining.pool import Pool
+from arc_seal.pretraining.stream import cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,9 @@ def task_contexts(entries: Sequence[Entry], max_tokens: int) -> list[Encoded]:
     """Contexts of real tasks: all demonstrations, then each test pair. Those longer than `max_tokens` are left out."""
     contexts = []
     for task, solution in entries:
+        shown = [(demo.input.array, demo.output.array) for demo in task.demos]
         for query, output in zip(task.queries, solution.outputs if solution else (), strict=False):
-            pairs = [_pair(demo) for demo in (*task.demos, Demonstration(query, output))]
-            contexts.append(_last_only(encode(pairs)))
+            contexts.append(_last_only(encode([*shown, (query.array, output.array)])))
     return [context for context in contexts if len(context.ids) <= max_tokens]
 
 
@@ -63,16 +64,15 @@ def score(network: GridForCausalLM, contexts: Sequence[Encoded], batch_tokens: i
     right: list[Tensor] = []
     exact = 0
     for group in cut(contexts, batch_tokens):
-        batch = collate(group)
-        where, labels = batch.where.to(network.device), batch.labels.to(network.device)
+        batch = collate(group, PAD).to(network.device)
         hidden = network.model(
-            input_ids=batch.ids.to(network.device), position_ids=batch.places.to(network.device), use_cache=False
+            input_ids=batch.ids, position_ids=batch.positions, use_cache=False
         ).last_hidden_state  # [batch, tokens, width]
-        logits = network.lm_head(hidden[where[0], where[1]]).float()  # [targets, vocabulary]
-        losses.append(cross_entropy(logits, labels, reduction="none"))
-        hits = logits.argmax(-1) == labels
+        logits = network.lm_head(hidden[batch.where[0], batch.where[1]]).float()  # [targets, vocabulary]
+        losses.append(cross_entropy(logits, batch.labels, reduction="none"))
+        hits = logits.argmax(-1) == batch.labels
         right.append(hits)
-        wrong = torch.zeros(len(group), device=hits.device).index_add_(0, where[0], (~hits).float())
+        wrong = torch.zeros(len(group), device=hits.device).index_add_(0, batch.where[0], (~hits).float())
         exact += int((wrong == 0).sum())
     tokens = torch.cat(right).float()
     return Score(len(contexts), float(torch.cat(losses).mean()), float(tokens.mean()), exact / max(1, len(contexts)))
@@ -80,7 +80,3 @@ def score(network: GridForCausalLM, contexts: Sequence[Encoded], batch_tokens: i
 
 def _last_only(context: Encoded) -> Encoded:
     return replace(context, target=context.target & (context.positions[0] == context.positions[0, -1]))
-
-
-def _pair(demo: Demonstration) -> Pair:
-    return demo.input.array, demo.output.array

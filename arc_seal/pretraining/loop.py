@@ -10,28 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from arc_seal.errors import Diverged
 from arc_seal.models.base import Encoded
+from arc_seal.models.batch import Batch
 from arc_seal.models.grid_transformer import GridForCausalLM
 from arc_seal.pretraining.checkpoint import LATEST, STABLE, Clock, Log, claimed, read_clock, restore, save
 from arc_seal.pretraining.held_out import Score, score
 from arc_seal.pretraining.interrupts import interrupts
 from arc_seal.pretraining.optimizer import OptimizerSettings, decays, make_optimizers, rate_factor, set_rates
-from arc_seal.pretraining.stream import Batch, Chunks, read_stream
+from arc_seal.pretraining.section import Section
+from arc_seal.pretraining.stream import Chunks, read_stream
 
 
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """How long to train, and what is kept of it; documented in conf/pretrain.yaml."""
+class RunSettings(Section):
+    """How long to train, and what is kept of it; each setting is described in conf/pretrain.yaml, run."""
 
-    tokens: int
-    batch_tokens: int = 8192
-    workers: int = 1
-    save_every_s: float = 60.0
-    measure_every_tokens: int = 2_000_000
+    tokens: int = Field(ge=1)
+    batch_tokens: int = Field(8192, ge=64)
+    workers: int = Field(1, ge=0)
+    save_every_s: float = Field(60.0, ge=0)
+    measure_every_tokens: int = Field(2_000_000, ge=1)
     compile: bool = False
 
 
@@ -157,14 +159,14 @@ def update(
 ) -> tuple[float, float]:
     """One step of every optimiser. Returns the loss before it, and the share of targets that were the likeliest."""
     device = network.device
-    where, labels = batch.where.to(device), batch.labels.to(device)
+    batch = batch.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         # Attention is causal and padding stands on the right, so no real token ever sees it: no mask is needed.
         hidden = reader(
-            input_ids=batch.ids.to(device), position_ids=batch.places.to(device), use_cache=False
+            input_ids=batch.ids, position_ids=batch.positions, use_cache=False
         ).last_hidden_state  # [batch, tokens, width]
-        logits = network.lm_head(hidden[where[0], where[1]]).float()  # [targets, vocabulary]
-    loss = cross_entropy(logits, labels)
+        logits = network.lm_head(hidden[batch.where[0], batch.where[1]]).float()  # [targets, vocabulary]
+    loss = cross_entropy(logits, batch.labels)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise Diverged(f"the loss became {value}")
@@ -175,4 +177,4 @@ def update(
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return value, float((logits.detach().argmax(-1) == labels).float().mean())
+    return value, float((logits.detach().argmax(-1) == batch.labels).float().mean())

@@ -1,22 +1,23 @@
 """Muon for the matrices, AdamW for the rest, on one schedule: warm-up, a long plateau, decay."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from arc_seal.pretraining.section import Section
 
-@dataclass(frozen=True, slots=True)
-class OptimizerSettings:
-    """How weights are updated; documented in conf/pretrain.yaml."""
 
-    matrix_rate: float = 0.02
-    other_rate: float = 0.004
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
-    warmup_tokens: int = 300_000
-    decay_share: float = 0.25
+class OptimizerSettings(Section):
+    """How weights are updated; each setting is described in conf/pretrain.yaml, optimizer."""
+
+    matrix_rate: float = Field(0.02, gt=0)
+    other_rate: float = Field(0.004, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0)
+    warmup_tokens: int = Field(300_000, ge=1)
+    decay_share: float = Field(0.25, ge=0, le=1)
 
 
 def make_optimizers(network: nn.Module, settings: OptimizerSettings) -> tuple[Optimizer, ...]:
@@ -43,7 +44,7 @@ def rate_factor(tokens: int, total: int, settings: OptimizerSettings) -> float:
         total: Tokens of the whole run; the last `decay_share` of them decay to zero.
         settings: The schedule's lengths.
     """
-    rising = min(1.0, (tokens + 1) / max(1, settings.warmup_tokens))
+    rising = min(1.0, (tokens + 1) / settings.warmup_tokens)
     return min(rising, _falling(tokens, total, settings))
 
 

@@ -1,7 +1,5 @@
 """A pool: the pairs of many tasks as a few arrays, made or read once and then drawn from millions of times."""
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +9,12 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from arc_seal.arc.contamination import solved_pairs
 from arc_seal.arc.grid import COLOURS, MAX_SIDE, Grid
 from arc_seal.arc.task import Demonstration
 from arc_seal.arc.task_file import Entry
 from arc_seal.errors import InputError
+from arc_seal.whole_file import write_whole
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Input and output, each the colours of a grid as a read-only array [height, width]."""
@@ -61,11 +61,11 @@ class Pool:
             ValueError: When a task comes twice.
         """
         pairs: dict[str, tuple[Demonstration, ...]] = {}
-        for task, solution in entries:
-            if task.id in pairs:
-                raise ValueError(f"task {task.id} comes twice")
-            tests = zip(task.queries, solution.outputs, strict=True) if solution else ()
-            pairs[task.id] = (*task.demos, *(Demonstration(query, output) for query, output in tests))
+        for entry in entries:
+            task_id = entry[0].id
+            if task_id in pairs:
+                raise ValueError(f"task {task_id} comes twice")
+            pairs[task_id] = tuple(solved_pairs(entry))
         return cls.from_pairs(pairs)
 
     @classmethod
@@ -105,14 +105,7 @@ class Pool:
         """Write the pool as one .npz file, which is there whole or not at all."""
         stored = (np.array(self.task_ids, np.str_), np.diff(self.starts), self.shapes.reshape(-1, 2), self.cells)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, fresh = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez(file, allow_pickle=False, **dict(zip(_STORED, stored, strict=True)))
-            os.replace(fresh, path)
-        except BaseException:
-            Path(fresh).unlink(missing_ok=True)
-            raise
+        write_whole(path, lambda file: np.savez(file, allow_pickle=False, **dict(zip(_STORED, stored, strict=True))))
 
     def __len__(self) -> int:
         """Number of pairs, of all tasks."""

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.splits import never_trained, pretraining_tasks, untrained
@@ -25,6 +24,7 @@ from arc_seal.pretraining.held_out import pool_contexts, task_contexts
 from arc_seal.pretraining.loop import RunSettings, Sign, pretrain
 from arc_seal.pretraining.optimizer import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
+from arc_seal.pretraining.section import Section
 from arc_seal.pretraining.stream import Chunks
 from arc_seal.pretraining.synthetic import Made, Recipe, synthetic_pool
 from arc_seal.self_edit.edit import SelfEdit, Training, canonical
@@ -41,7 +41,6 @@ HELD_OUT_PAIRS = 4
 HELD_OUT_EACH = 3
 """Contexts of each held-out generator."""
 
-
 CENTRE = SelfEdit(
     tools=(),
     training=Training(loss_on="outputs", learning_rate=0.002, epochs=1, batch_size=4, lora_rank=64, max_examples=256),
@@ -49,60 +48,14 @@ CENTRE = SelfEdit(
 """Half of the random hyperparameters are drawn near these, which a trial found good; the other half anywhere."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class RunSection(_Section):
-    """conf/pretrain.yaml, run; each setting is described there."""
-
-    tokens: int = Field(ge=1)
-    batch_tokens: int = Field(ge=64)
-    workers: int = Field(ge=0)
-    save_every_s: float = Field(ge=0)
-    measure_every_tokens: int = Field(ge=1)
-    compile: bool
-
-
-class DataSection(_Section):
-    """conf/pretrain.yaml, data; each setting is described there."""
+class DataSettings(ContextSettings):
+    """What is trained on; each setting is described in conf/pretrain.yaml, data."""
 
     pairs_per_generator: int = Field(ge=0)
     synthetic_share: float = Field(ge=0, le=1)
-    max_tokens: int = Field(ge=32)
-    fewest_pairs: int = Field(ge=1)
-    most_pairs: int = Field(ge=1)
-    self_edit_share: float = Field(ge=0, le=1)
-    self_edit_max_tokens: int = Field(ge=32)
-    new_rule_share: float = Field(ge=0, le=1)
-    keep_background_share: float = Field(ge=0, le=1)
-
-    @field_validator("most_pairs")
-    @classmethod
-    def _no_fewer_than_fewest(cls, most: int, others: ValidationInfo) -> int:
-        fewest = others.data.get("fewest_pairs", 1)
-        if most < fewest:
-            raise PydanticCustomError("most_pairs", "at least data.fewest_pairs, {fewest}", {"fewest": fewest})
-        return most
-
-    @property
-    def contexts(self) -> ContextSettings:
-        """What contexts are like."""
-        return ContextSettings(**self.model_dump(exclude={"pairs_per_generator", "synthetic_share"}))
 
 
-class OptimizerSection(_Section):
-    """conf/pretrain.yaml, optimizer; each setting is described there."""
-
-    matrix_rate: float = Field(gt=0)
-    other_rate: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    max_gradient_norm: float = Field(gt=0)
-    warmup_tokens: int = Field(ge=1)
-    decay_share: float = Field(ge=0, le=1)
-
-
-class PretrainConfig(_Section):
+class PretrainConfig(Section):
     """conf/pretrain.yaml; each setting is described there. `network` is checked by what is made of it."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
@@ -111,9 +64,9 @@ class PretrainConfig(_Section):
     device: str
     measure_max_tokens: int = Field(ge=32)
     network: dict[str, Any]
-    run: RunSection
-    data: DataSection
-    optimizer: OptimizerSection
+    run: RunSettings
+    data: DataSettings
+    optimizer: OptimizerSettings
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -173,17 +126,13 @@ def run(
     """
     torch.manual_seed(config.seed)
     model = torch.nn.Module.to(first_weights(config.weights, network), pick_device(config.device))
-    chunks = Chunks(
-        training_pools(config, on_generator),
-        config.data.contexts,
-        config.run.batch_tokens,
-        config.seed,
-        SelfEditWriter(),
-    )
+    pools = training_pools(config, on_generator)
+    chunks = Chunks(pools, config.data, config.run.batch_tokens, config.seed, SelfEditWriter())
+    dev = load_tasks("arcagi1/dev")
     held_out = {
-        "dev": task_contexts(load_tasks("arcagi1/dev"), config.measure_max_tokens),
+        "dev": task_contexts(dev, config.measure_max_tokens),
         "dev generators": pool_contexts(
-            _synthetic(config, {task.id for task, _ in load_tasks("arcagi1/dev")}, on_generator),
+            _synthetic(config, {task.id for task, _ in dev}, on_generator),
             HELD_OUT_PAIRS,
             HELD_OUT_EACH,
             config.data.max_tokens,
@@ -200,8 +149,8 @@ def run(
     clock = pretrain(
         model,
         chunks,
-        RunSettings(**config.run.model_dump()),
-        OptimizerSettings(**config.optimizer.model_dump()),
+        config.run,
+        config.optimizer,
         {name: contexts for name, contexts in held_out.items() if contexts},
         folder,
         config.identity,
@@ -244,7 +193,7 @@ def training_pools(config: PretrainConfig, on_generator: Callable[[Made], None])
         allowed = {task_id for task_id in re_arc.task_ids() if task_id not in never_trained()}
         pools.append((unseen(_synthetic(config, allowed, on_generator)), config.data.synthetic_share))
     pools = [(pool, share) for pool, share in pools if share]
-    if not all(is_drawable(pool, config.data.contexts) for pool, _ in pools):
+    if not all(is_drawable(pool, config.data) for pool, _ in pools):
         expected = "settings that let a context be drawn, such as data.max_tokens=900"
         raise InputError("configuration", "data", expected, "no task with enough pairs that are short enough")
     return pools

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from arc_seal.models.base import Encoded
+from arc_seal.models.batch import Batch, collate
 from arc_seal.models.grid_vocabulary import PAD
 from arc_seal.pretraining.contexts import ContextSettings, WriteSelfEdit, draw_context
 from arc_seal.pretraining.interrupts import leave_interrupts
@@ -32,25 +32,6 @@ class Position:
 
     chunk: int = 0
     batch: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Contexts side by side, padded on the right.
-
-    Attributes:
-        ids: [batch, tokens].
-        places: [AXES, batch, tokens].
-        where: Row and column of each hidden state that predicts a target, [2, targets].
-        labels: The targets, [targets].
-        tokens: Tokens that are not padding.
-    """
-
-    ids: Tensor
-    places: Tensor
-    where: Tensor
-    labels: Tensor
-    tokens: int
 
 
 class Chunks(Dataset[list[Batch]]):
@@ -81,12 +62,14 @@ class Chunks(Dataset[list[Batch]]):
         """The batches of one chunk, in random order."""
         rng = np.random.default_rng([self._seed, number])
         contexts: list[Encoded] = []
-        while sum(len(context.ids) for context in contexts) < CHUNK_BATCHES * self._batch_tokens:
+        tokens = 0
+        while tokens < CHUNK_BATCHES * self._batch_tokens:
             pool = self._pools[int(rng.choice(len(self._pools), p=self._shares))]
             context = draw_context(pool, self._settings, self._write, rng)
             if context is not None:
                 contexts.append(context)
-        batches = [collate(each) for each in cut(contexts, self._batch_tokens)]
+                tokens += len(context.ids)
+        batches = [collate(each, PAD) for each in cut(contexts, self._batch_tokens)]
         return [batches[int(index)] for index in rng.permutation(len(batches))]
 
 
@@ -123,24 +106,6 @@ def cut(contexts: Sequence[Encoded], batch_tokens: int) -> Iterator[list[Encoded
         batch.append(context)
     if batch:
         yield batch
-
-
-def collate(contexts: Sequence[Encoded]) -> Batch:
-    """Contexts as one batch."""
-    longest = max(len(context.ids) for context in contexts)
-    axes = contexts[0].positions.shape[0]
-    ids = np.full((len(contexts), longest), PAD, np.int64)
-    places = np.zeros((axes, len(contexts), longest), np.int64)
-    target = np.zeros((len(contexts), longest), np.bool_)
-    for row, context in enumerate(contexts):
-        length = len(context.ids)
-        ids[row, :length], target[row, :length] = context.ids, context.target
-        places[:, row, :length] = context.positions
-    rows, columns = np.nonzero(target)
-    where = np.stack([rows, columns - 1])  # the state before a token is what predicts it
-    tokens = sum(len(context.ids) for context in contexts)
-    shown, stand, predict, labels = map(torch.from_numpy, (ids, places, where, ids[rows, columns]))
-    return Batch(shown, stand, predict, labels, tokens)
 
 
 class _Onward(torch.utils.data.Sampler[int]):

@@ -8,7 +8,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -18,12 +17,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 from arc_seal.arc.task import Demonstration
 from arc_seal.errors import InputError
 from arc_seal.models.weights import STALE_S, cache_root
 from arc_seal.pretraining import re_arc
+from arc_seal.pretraining.interrupts import leave_interrupts
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.re_arc import Fault, Limits, NoPair
 
@@ -93,7 +93,8 @@ def synthetic_pool(
         The pool, its tasks sorted; one whose generator made no pair has none.
 
     Raises:
-        InputError: When there is no such generator, reasoning-gym is not installed, or the cache cannot be written.
+        InputError: When there is no such generator, reasoning-gym is not installed, the cache cannot be written, or a
+            process was killed while it made pairs.
     """
     recipe, wanted = recipe or Recipe(), tuple(sorted(set(task_ids)))
     folder = (cache or cache_root()) / f"re-arc-{_digest(re_arc.installed_version(), FORMAT, asdict(recipe))}"
@@ -148,13 +149,13 @@ def _make_parts(
         return
     # A fresh interpreter each: a fork would copy the locks of this process's threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(min(workers, len(missing)), initializer=_leave_interrupts, context=context)
+    pool = ProcessPool(min(workers, len(missing)), initializer=leave_interrupts, context=context)
     try:
         futures: dict[Future[None], str] = {
             pool.schedule(_make_part, args=(task_id, recipe, folder)): task_id for task_id in missing
         }
         for future in as_completed(futures):
-            future.result()
+            _await_part(future, futures[future])
             done += 1
             report(Made(futures[future], done, len(task_ids), *_read_counts(folder, futures[future])))
     finally:
@@ -162,9 +163,17 @@ def _make_parts(
         pool.join()
 
 
-def _leave_interrupts() -> None:
-    """Leave Ctrl-C to the main process, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _await_part(future: "Future[None]", task_id: str) -> None:
+    """Wait for a part. A process that died says nothing about the cache, though pebble's error is an OSError.
+
+    Raises:
+        InputError: When the process that made the part died.
+    """
+    try:
+        future.result()
+    except ProcessExpired as error:
+        found = f"one that died with exit code {error.exitcode}; those made so far are kept"
+        raise InputError(f"RE-ARC {task_id}", "", "a process that makes its pairs to the end", found) from error
 
 
 def _make_part(task_id: str, recipe: Recipe, folder: Path) -> None:

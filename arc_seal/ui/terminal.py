@@ -5,7 +5,6 @@ made of alike; what moves is shown on the terminal alone.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from arc_seal.outer_loop.solver import Solved
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.ui.grids import Comparison, Demonstrations, Labelled, differing_cells, size
 from arc_seal.ui.progress import ProgressDisplay, duration
+from arc_seal.whole_file import write_whole
 
 RECORDING_WIDTH = 100
 """Characters a line in a picture of the session."""
@@ -149,9 +149,8 @@ class View:
             raise ValueError("this view was made without a recording")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            draft.write_text(self._recording.export_svg(title=title, clear=False, unique_id="arc-seal"), "utf-8")
-            os.replace(draft, path)
+            picture = self._recording.export_svg(title=title, clear=False, unique_id="arc-seal")
+            write_whole(path, lambda file: file.write(picture.encode()))
         except OSError as error:
             raise InputError("save_svg", "", "a file that can be written", f"{path}: {error.strerror}") from None
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc_seal.arc.contamination import TELLING_CELLS, Contamination, fingerprint, solved_pairs
+from arc_seal.arc.contamination import TELLING_CELLS, Contamination, fingerprint, sketch, solved_pairs
 from arc_seal.arc.datasets import load_task
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.symmetry import SYMMETRIES, apply
@@ -43,6 +43,20 @@ def test_a_changed_grid_keeps_its_fingerprint(grid: Grid, how: Change) -> None:
 @given(grids(), grids(), changes)
 def test_a_changed_pair_keeps_its_fingerprint(first: Grid, second: Grid, how: Change) -> None:
     assert fingerprint(how(first), how(second)) == fingerprint(first, second)
+
+
+@given(grids(), grids(), changes)
+def test_a_changed_pair_keeps_its_sketch(first: Grid, second: Grid, how: Change) -> None:
+    assert sketch(how(first)) == sketch(first)
+    assert sketch(how(first), how(second)) == sketch(first, second)
+
+
+def test_a_sketch_tells_sizes_and_counts_apart_and_no_more() -> None:
+    grid = Grid.from_rows([[1, 1, 2]])
+    others = (Grid.from_rows([[1, 1, 1]]), Grid.from_rows([[1, 1], [2, 2]]), Grid.from_rows([[1, 2, 3]]))
+    assert sketch(grid) == sketch(Grid.from_rows([[0], [5], [0]])) and sketch(grid) not in map(sketch, others)
+    assert len({sketch(grid, grid), sketch(grid, grid.mapped(np.transpose)), sketch(grid, others[0])}) == 3
+    assert sketch(grid, grid) != sketch(grid, Grid.from_rows([[2, 2, 1]]))
 
 
 SMALL = st.builds(

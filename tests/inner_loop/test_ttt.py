@@ -53,6 +53,26 @@ def reference_losses(model: Model, examples: Sequence[Encoded]) -> list[torch.Te
     return losses
 
 
+@pytest.mark.parametrize("target_all", [False, True])
+def test_the_softmax_may_run_over_the_whole_vocabulary(model: Model, target_all: bool) -> None:
+    """The loss is torch's own, over the network's own logits of every token."""
+    examples = examples_of(model, TASKS, target_all=target_all)
+    logits, labels = [], []
+    for example in examples:
+        positions = model_positions(torch.from_numpy(example.positions)[:, None])
+        own = model.network(input_ids=torch.from_numpy(example.ids)[None], position_ids=positions).logits[0].detach()
+        places = np.flatnonzero(example.target)
+        logits.append(own[places - 1])
+        labels.append(torch.from_numpy(example.ids[places]))
+    expected = float(torch.nn.functional.cross_entropy(torch.cat(logits), torch.cat(labels)))
+    alone, whole = (
+        learn(model, examples, symbols=symbols, training={"batch_size": 3, "learning_rate": 1e-9}).losses[0]
+        for symbols in ("seen", "vocabulary")
+    )
+    assert whole == pytest.approx(expected, abs=1e-5)
+    assert whole > alone + 0.01  # there are more tokens to be wrong about
+
+
 def snapshot(model: Model) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.network.state_dict().items()}
 

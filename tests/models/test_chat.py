@@ -16,7 +16,7 @@ from arc_seal.models.loading import pick_device, pick_dtype
 from arc_seal.models.scripted import ScriptedModel
 from arc_seal.models.source import ChatSource
 from tests.models.builders import byte_tokenizer, save_model
-from tests.models.test_writer import PROMPT, write
+from tests.models.test_loaded import PROMPT, write
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from arc_seal.models.source import GridSource
 from arc_seal.models.weights import resolve
 from arc_seal.places import conf_dir, weights_dir
 from tests.models.builders import SMALL, grid_model, grid_network, save_model
-from tests.models.test_writer import write
+from tests.models.test_loaded import write
 
 TOKENIZER = grid_tokenizer()
 

@@ -24,7 +24,9 @@ from arc_seal.models.grid_transformer import GridForCausalLM
 from arc_seal.models.source import GridSource
 from arc_seal.places import tools_dir
 from arc_seal.pretraining.checkpoint import LATEST
-from arc_seal.pretraining.loop import Sign
+from arc_seal.pretraining.contexts import ContextSettings
+from arc_seal.pretraining.loop import RunSettings, Sign
+from arc_seal.pretraining.optimizer import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.run import (
     PretrainConfig,
@@ -116,6 +118,14 @@ def test_what_makes_a_run_the_one_that_it_is(tmp_path: Path) -> None:
     assert set(config_of(tmp_path).identity) == IDENTITY
     more = config_of(tmp_path, "run.tokens=9", "run.compile=true", "run.workers=7", "name=x", "device=cpu").identity
     assert more == config_of(tmp_path).identity
+
+
+def test_what_settings_are_when_nothing_is_said_is_what_the_command_has(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    said = config.data.model_dump(exclude={"pairs_per_generator", "synthetic_share"})
+    assert said == ContextSettings().model_dump()
+    assert config.optimizer == OptimizerSettings()
+    assert config.run == RunSettings(tokens=config.run.tokens)
 
 
 def test_a_run_goes_on_from_weights(trained: tuple[Path, list[Sign], Any], tmp_path: Path) -> None:

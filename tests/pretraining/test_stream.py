@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.models.base import Encoded
+from arc_seal.models.batch import Batch
 from arc_seal.models.grid_transformer import places_of
 from arc_seal.models.grid_vocabulary import PAD
 from arc_seal.pretraining.contexts import ContextSettings, draw_context
 from arc_seal.pretraining.pool import Pool
-from arc_seal.pretraining.stream import Batch, Chunks, Position, collate, cut, read_stream
+from arc_seal.pretraining.stream import Chunks, Position, cut, read_stream
 from tests.pretraining.tiny import BATCH_TOKENS, SETTINGS, is_same, tiny_chunks, tiny_pool, write_number
 
 Read = list[tuple[Batch, Position]]
@@ -27,7 +28,7 @@ def read(count: int, begin: Position | None = None, workers: int = 0, chunks: Ch
 
 
 def same(one: Read, other: Read) -> bool:
-    names = ("ids", "places", "where", "labels", "tokens")
+    names = ("ids", "positions", "where", "labels", "tokens")
     return len(one) == len(other) and all(
         first[1] == second[1] and all(is_same(getattr(first[0], name), getattr(second[0], name)) for name in names)
         for first, second in zip(one, other, strict=True)
@@ -70,21 +71,13 @@ def test_every_pool_has_its_share() -> None:
         assert (rows < 40).float().mean() == pytest.approx(share, abs=0.05)  # six pairs of 1x1 are 36 tokens
 
 
-@given(seed=SEEDS, count=st.integers(2, 12))
-def test_a_batch_holds_its_contexts_and_their_targets(seed: int, count: int) -> None:
-    contexts = contexts_of(seed, count)
-    batch = collate(contexts)
-    assert batch.tokens == sum(len(context.ids) for context in contexts) == int((batch.ids != PAD).sum())
-    expected = []
-    for row, context in enumerate(contexts):
-        length = len(context.ids)
-        np.testing.assert_array_equal(batch.ids[row, :length], context.ids)
-        np.testing.assert_array_equal(batch.places[:, row, :length], context.positions)
-        assert (batch.ids[row, length:] == PAD).all()
-        expected += [(row, place - 1, int(context.ids[place])) for place in np.flatnonzero(context.target).tolist()]
-    assert list(zip(*batch.where.tolist(), batch.labels.tolist(), strict=True)) == expected
-    real = batch.ids != PAD
-    assert torch.equal(batch.places[:, real], places_of(batch.ids)[:, real])
+@settings(max_examples=10)
+@given(seed=SEEDS)
+def test_batches_are_filled_with_padding_and_real_tokens_stand_where_they_should(seed: int) -> None:
+    for batch in tiny_chunks(seed=seed)[0]:
+        real = batch.ids != PAD
+        assert batch.tokens == int(real.sum())
+        assert torch.equal(batch.positions[:, real], places_of(batch.ids)[:, real])
 
 
 @given(seed=SEEDS, budget=st.integers(50, 500))

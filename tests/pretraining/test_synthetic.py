@@ -1,5 +1,6 @@
 """The synthetic pool: the same on every run, kept, and gone on with where a run was stopped."""
 
+import multiprocessing
 import os
 import time
 from dataclasses import replace
@@ -85,3 +86,19 @@ def test_a_cache_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"expected a cache folder that can be written \(\$ARC_SEAL_CACHE\)"):
         synthetic_pool(TASK_IDS, RECIPE, cache=tmp_path / "file")
+
+
+def test_a_process_that_dies_is_said_to_and_what_is_made_is_kept(tmp_path: Path) -> None:
+    before = multiprocessing.active_children()
+
+    def kill(made: Made) -> None:
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.kill()
+
+    expected = (
+        r"^RE-ARC \w{8}: expected a process that makes its pairs to the end, found one that died with exit code -9; "
+    )
+    with pytest.raises(InputError, match=expected):
+        synthetic_pool(TASK_IDS, Recipe(seed=3, pairs=60), workers=1, report=kill, cache=tmp_path)
+    assert list(tmp_path.glob("*/????????.npz")) and not list(tmp_path.glob("*/pool-*.npz"))

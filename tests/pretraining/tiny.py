@@ -111,7 +111,7 @@ def _train_and_die(folder: Path, moment: str = "", number: int = 0, workers: int
 
     def audit(event: str, values: tuple[Any, ...]) -> None:
         nonlocal seen
-        if event == moment and LATEST in str(values[0]) and (event != "open" or "w" in str(values[1])):
+        if event == moment and LATEST in str(values[0]) and (event != "open" or "x" in str(values[1])):
             seen += 1
             if seen == number:
                 die()

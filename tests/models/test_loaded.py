@@ -1,4 +1,4 @@
-"""What every kind of model keeps: self-edits written under the schema's grammar, weights that are frozen."""
+"""What every model in memory keeps: self-edits under the schema's grammar, weights that are frozen."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Free text under a grammar, written by any network."""
+"""What every model in memory is, chat model and grid model alike: a frozen network that writes under a grammar."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from arc_seal.models.base import Codec, Completion, Sampling
 from arc_seal.models.draft import Draft
 from arc_seal.models.grammar import Matcher, TokenGrammar
+from arc_seal.models.head import check_head
 from arc_seal.models.positions import Cursors, model_positions
 from arc_seal.models.prompt import Prompt
 
@@ -17,18 +18,29 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
-class Writer:
-    """Writes completions with one network.
+class LoadedModel:
+    """A model in memory. Its weights are frozen: only an adapter is ever trained.
 
     Args:
+        name: What results call it.
         network: A causal language model, on its device.
         codec: Turns prompts into its tokens.
         tokenizer: Turns its tokens into text, and back.
+
+    Raises:
+        ModelError: When the output head cannot be used.
     """
 
-    def __init__(self, network: "PreTrainedModel", codec: Codec, tokenizer: "PreTrainedTokenizerFast") -> None:
-        self._network, self._codec, self._tokenizer = network, codec, tokenizer
+    def __init__(
+        self, name: str, network: "PreTrainedModel", codec: Codec, tokenizer: "PreTrainedTokenizerFast"
+    ) -> None:
+        self.name = name
+        self.network = network
+        self.codec = codec
+        self._tokenizer = tokenizer
         self._grammar: TokenGrammar | None = None
+        torch.nn.Module.eval(network).requires_grad_(False)
+        check_head(network, torch.tensor(codec.symbols.all, device=network.device))
 
     @torch.inference_mode()
     def write(
@@ -40,8 +52,8 @@ class Writer:
     ) -> tuple[Completion, ...]:
         """Write completions under a JSON schema, all of them side by side; see `Model.write`."""
         drafts = [Draft(self._matcher(schema), sampling, sample) for sample in range(sampling.count)]
-        encoded = self._codec.encode(prompt)
-        cursors = Cursors(self._codec, [encoded] * sampling.count)
+        encoded = self.codec.encode(prompt)
+        cursors = Cursors(self.codec, [encoded] * sampling.count)
         output = self._read(encoded.ids[None], encoded.positions[:, None])
         output.past_key_values.batch_repeat_interleave(sampling.count)
         logits = output.logits[:, -1].expand(sampling.count, -1)  # [count, vocabulary]
@@ -55,14 +67,14 @@ class Writer:
                 return tuple(self._completion(draft) for draft in drafts)
             # As many as every draft has to read: none is sampled before all that it has decided is read.
             chunk = min(len(draft.unread) for draft in going_on)
-            after = np.array([draft.read(chunk, self._codec.symbols.end) for draft in drafts])  # [count, chunk]
+            after = np.array([draft.read(chunk, self.codec.symbols.end) for draft in drafts])  # [count, chunk]
             output = self._read(after, cursors.advance(after), output.past_key_values)
             logits = output.logits[:, -1]
 
     def _read(self, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: object = None) -> Any:
         """ids [rows, tokens], positions [axes, rows, tokens] -> logits of the last token, and the cache."""
-        device = self._network.device
-        return self._network(
+        device = self.network.device
+        return self.network(
             input_ids=torch.from_numpy(ids).to(device),
             position_ids=model_positions(torch.from_numpy(positions).to(device)),
             past_key_values=cache,
@@ -73,11 +85,11 @@ class Writer:
     def _matcher(self, schema: Mapping[str, Any]) -> Matcher:
         """A matcher for one completion; the tokenizer is read into the grammar once."""
         if self._grammar is None:
-            vocabulary = self._network.get_output_embeddings().weight.shape[0]
-            self._grammar = TokenGrammar(self._tokenizer, vocabulary, self._codec.symbols.end)
+            vocabulary = self.network.get_output_embeddings().weight.shape[0]
+            self._grammar = TokenGrammar(self._tokenizer, vocabulary, self.codec.symbols.end)
         return self._grammar.matcher(schema)
 
     def _completion(self, draft: Draft) -> Completion:
-        ended = draft.finished and draft.tokens[-1:] == [self._codec.symbols.end]
+        ended = draft.finished and draft.tokens[-1:] == [self.codec.symbols.end]
         text = draft.tokens[:-1] if ended else draft.tokens
         return Completion(str(self._tokenizer.decode(text)), len(draft.tokens), draft.finished)

@@ -1,0 +1,36 @@
+"""Files that are there whole or not at all, whenever the process that writes them is killed."""
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+UNFINISHED = ".unfinished"
+"""How the name of a file ends that is being written, or that a killed process has left half-written."""
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Put a file in its place when all of it is on the disk: a reader sees the old file or the new one.
+
+    Any number of processes may write one file at the same time; the last one's stays.
+
+    Args:
+        path: The file, in a folder that is there.
+        write: Writes its content into the file that it is given.
+
+    Raises:
+        OSError: When the file cannot be written.
+    """
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    try:
+        with fresh.open("xb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        with suppress(OSError):
+            fresh.unlink()
+        raise

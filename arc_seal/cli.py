@@ -99,9 +99,18 @@ def help_text(command: str, usage: str, conf: Path) -> str:
         conf: The folder of the configuration.
     """
     text = (conf / f"{command}.yaml").read_text("utf-8")
-    chosen = dict(re.findall(r"^  - (\w+): (\w[\w.-]*)$", text, re.MULTILINE))
-    groups = "".join(f"  {group:<10} {_options(conf / group, default)}\n" for group, default in chosen.items())
-    settings = "".join(f"  {name}={value}\n{_indented(comment)}" for comment, name, value in _SETTING.findall(text))
+    chosen = dict(re.findall(r"^  - (?:optional )?(\w+): ([\w$][\w.{}-]*)$", text, re.MULTILINE))
+    files = {group: conf / group / f"{_resolved(option, chosen)}.yaml" for group, option in chosen.items()}
+    shared = [path for path in files.values() if _is_shared(path)]
+    groups = "".join(
+        f"  {group:<10} {_options(path.parent, path.stem)}\n" for group, path in files.items() if path not in shared
+    )
+    found = [
+        setting
+        for source in (text, *(path.read_text("utf-8") for path in shared))
+        for setting in _SETTING.findall(source)
+    ]
+    settings = "".join(f"  {name}={value}\n{_indented(comment)}" for comment, name, value in found)
     return (
         f"{usage}\nGroups, chosen as GROUP=OPTION (* is the default). {conf}/GROUP/OPTION.yaml describes their\n"
         f"settings, which are set as GROUP.NAME=VALUE.\n{groups}\nSettings, each with its default:\n{settings}"
@@ -112,6 +121,16 @@ def suggestion(wrong: str, known: Sequence[str]) -> str:
     """` (did you mean ...?)` for the name nearest to a wrong one, or nothing."""
     near = difflib.get_close_matches(wrong, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _resolved(option: str, chosen: dict[str, str]) -> str:
+    """The option itself, or that of the group which it follows, written `${group}`."""
+    return chosen.get(option.removeprefix("${").removesuffix("}"), option)
+
+
+def _is_shared(path: Path) -> bool:
+    """Whether a group's settings stand among the command's own: one option, there so that commands can share it."""
+    return path.is_file() and path.read_text("utf-8").startswith("# @package _global_")
 
 
 def _options(folder: Path, default: str) -> str:

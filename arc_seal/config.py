@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from arc_seal.cli import suggestion
 from arc_seal.errors import InputError
-from arc_seal.inner_loop.job import DecodeSettings, TrainingSettings
+from arc_seal.inner_loop.job import DecodeSettings, FinetuneSettings, TrainingSettings
+from arc_seal.outer_loop.evaluate import RowName
 from arc_seal.places import conf_dir, tools_dir
 
 C = TypeVar("C", bound=BaseModel)
@@ -39,6 +40,7 @@ class TttConfig(_Config):
     weight_decay: float = Field(ge=0)
     max_gradient_norm: float = Field(gt=0)
     max_tokens: int = Field(ge=1)
+    token_budget: int | None = Field(ge=1)
 
     @property
     def settings(self) -> TrainingSettings:
@@ -64,25 +66,22 @@ class SelfEditConfig(_Config):
 
     written: str | None = Field(alias="json")
     example: str
+    candidates: tuple[str, ...]
     bounds: dict[str, Any]
 
 
-class SolveConfig(_Config):
-    """conf/solve.yaml; each setting is described there, where the defaults are too.
+class RolloutConfig(_Config):
+    """What the commands that try self-edits have in common: conf/rollouts/ and the groups.
 
     `model` and `executor` are checked by what is made of them.
     """
 
-    task: str = Field(min_length=1)
-    seed: int = Field(ge=0, lt=2**63)
-    samples: int = Field(ge=1)
     temperature: float = Field(ge=0)
     max_tokens: int = Field(ge=1)
     max_resamples: int = Field(ge=0)
-    train: bool
     max_training_tokens: int = Field(ge=1)
     toolbox: tuple[str, ...]
-    save_svg: str | None
+    folds: int = Field(ge=1)
     model: dict[str, Any]
     executor: dict[str, Any]
     ttt: TttConfig
@@ -93,6 +92,83 @@ class SolveConfig(_Config):
     def toolbox_folders(self) -> tuple[str, ...]:
         """arc-seal's own toolbox, then the folders named in the configuration."""
         return (str(tools_dir()), *(str(Path(folder).expanduser().absolute()) for folder in self.toolbox))
+
+
+class SolveConfig(RolloutConfig):
+    """conf/solve.yaml; each setting is described there, where the defaults are too."""
+
+    task: str = Field(min_length=1)
+    seed: int = Field(ge=0, lt=2**63)
+    samples: int = Field(ge=1)
+    select: Literal["all", "held_out"]
+    margin: float = Field(ge=0)
+    deadline_s: float | None = Field(gt=0)
+    policy: str | None = Field(min_length=1)
+    train: bool
+    save_svg: str | None
+
+
+class DataConfig(_Config):
+    """conf/data/; each setting is described in seal.yaml there."""
+
+    train: tuple[str, ...]
+    held_out: tuple[str, ...]
+    limit: int | None = Field(ge=1)
+    seed: int = Field(ge=0)
+
+
+class FinetuneConfig(_Config):
+    """`finetune` of conf/restem/; each setting is described in default.yaml there."""
+
+    lora_rank: int = Field(ge=1)
+    lora_alpha: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    warmup_share: float = Field(ge=0, le=1)
+    weight_decay: float = Field(ge=0)
+    max_gradient_norm: float = Field(gt=0)
+    timeout_s: float = Field(gt=0)
+
+    @property
+    def settings(self) -> FinetuneSettings:
+        """The same for a job."""
+        return FinetuneSettings(**self.model_dump(exclude={"timeout_s"}))
+
+
+class RestemConfig(_Config):
+    """conf/restem/; each setting is described in default.yaml there."""
+
+    rounds: int = Field(ge=1)
+    samples: int = Field(ge=1)
+    reward: Literal["solution", "held_out_demo"]
+    examine: bool
+    margin: float = Field(ge=0)
+    per_task: int | None = Field(ge=1)
+    adapt_from: Literal["base", "policy"]
+    reuse: tuple[str, ...]
+    finetune: FinetuneConfig
+
+
+class TrainConfig(RolloutConfig):
+    """conf/train.yaml; each setting is described there, where the defaults are too."""
+
+    name: str = Field(pattern=r"^[-.\w]+$")
+    seed: int = Field(ge=0, lt=2**63)
+    data: DataConfig
+    restem: RestemConfig
+
+
+class EvaluateConfig(RolloutConfig):
+    """conf/evaluate.yaml; each setting is described there, where the defaults are too."""
+
+    name: str = Field(pattern=r"^[-.\w]+$")
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = Field(min_length=1)
+    rows: tuple[RowName, ...] = Field(min_length=1)
+    samples: int = Field(ge=1)
+    round: int | None = Field(ge=1)
+    data: DataConfig
+    restem: RestemConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@
     ├── InputError          the user's input is wrong: one line, exit code 2
     │   └── ModelError      a model cannot be found, read or used as asked
     ├── GridError           cells that are not an ARC grid (1x1 to 30x30, colours 0-9)
+    ├── ExecutorClosed      a job's executor was closed before there was an outcome; says nothing about the job
     └── JobFailure          one job came to nothing: recorded with reward 0, never a crash
         ├── InvalidSelfEdit   the completion is not a self-edit
         ├── OverBudget        the self-edit asks for more training tokens than are allowed
@@ -17,7 +18,10 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """How a job ended. Everything but `OK` is a recorded outcome with reward 0."""
+    """How a job ended. Everything but `OK` is a recorded outcome with reward 0.
+
+    `NOT_CHOSEN` is no failure: an examination on the demonstrations preferred another self-edit, or time was up first.
+    """
 
     OK = "ok"
     INVALID_SELF_EDIT = "invalid_self_edit"
@@ -26,6 +30,7 @@ class Status(StrEnum):
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     DIED = "died"
+    NOT_CHOSEN = "not_chosen"
 
 
 class ArcSealError(Exception):
@@ -58,6 +63,13 @@ class ModelError(InputError):
 
 class GridError(ArcSealError):
     """Cells that are not an ARC grid, or a grid that a transform cannot make or undo."""
+
+
+class ExecutorClosed(ArcSealError):
+    """A job's executor was closed before there was an outcome: nothing is known about the job."""
+
+    def __init__(self) -> None:
+        super().__init__("the executor was closed")
 
 
 class JobFailure(ArcSealError):

@@ -4,9 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from arc_seal import __version__, cli
-from arc_seal.errors import Diverged, InputError
-from arc_seal.places import conf_dir
+from arc_seal.command import command
 
 if TYPE_CHECKING:
     from arc_seal.config import Composed
@@ -39,43 +37,7 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    try:
-        return _run(argv)
-    except (InputError, Diverged) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1 if isinstance(error, Diverged) else 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-
-
-def _run(argv: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(argv):
-        print(cli.help_text("pretrain", USAGE, conf_dir()), end="")
-        return 0
-    if "--version" in argv:
-        print(f"arc-seal {__version__}")
-        return 0
-    arguments = cli.rewrite(argv)
-    stranger = next((argument for argument in arguments if argument.startswith("task=")), None)
-    if stranger is not None:
-        typed = stranger.removeprefix("task=").strip("'")
-        raise InputError(typed, "", "settings as NAME=VALUE (or --help)", "a bare argument")
-
-    from arc_seal.config import launch  # Hydra and pydantic, which --help does without
-
-    diverged: list[Diverged] = []
-
-    def job(composed: "Composed") -> None:
-        try:
-            _job(composed)
-        except Diverged as error:  # Hydra would print more than the one line
-            diverged.append(error)
-
-    launch("pretrain", arguments, job)
-    if diverged:
-        raise diverged[0]
-    return 0
+    return command("pretrain", USAGE, argv, _job)
 
 
 def _job(composed: "Composed") -> None:

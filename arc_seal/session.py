@@ -9,12 +9,10 @@ from typing import Any, Self
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Solution, Task
 from arc_seal.config import Composed, SolveConfig, make, read_config, run_name
-from arc_seal.errors import InputError, InvalidSelfEdit, Status
-from arc_seal.outer_loop.solver import SolveSettings, solve_task
+from arc_seal.errors import InputError, Status
+from arc_seal.outer_loop.solver import solve_task
 from arc_seal.sandbox.base import Executor
-from arc_seal.self_edit.forms import make_schema
-from arc_seal.self_edit.schema import Schema
-from arc_seal.self_edit.toolbox import Toolbox
+from arc_seal.settings import solve_settings
 from arc_seal.ui.run_folder import Run, write_run, write_sweep
 from arc_seal.ui.summary import summary
 from arc_seal.ui.terminal import View, recording_console, terminal_console
@@ -139,40 +137,6 @@ class Session:
             view.show(summary(self.runs))
         if self._picture is not None:
             view.save_svg(self._picture, self.title)
-
-
-def solve_settings(config: SolveConfig) -> SolveSettings:
-    """What the configuration says to the solver.
-
-    Raises:
-        InputError: On a tool or a bound of the self-edit that makes no sense.
-    """
-    folders = config.toolbox_folders
-    schema = make_schema(config.self_edit.bounds, Toolbox.load(folders))
-    return SolveSettings(
-        model=str(config.model.get("name", config.model["_target_"])),
-        samples=config.samples,
-        seed=config.seed,
-        self_edit_json=config.self_edit.written,
-        schema=schema,
-        example=_example(config.self_edit.example, schema),
-        temperature=config.temperature,
-        max_tokens=config.max_tokens,
-        max_resamples=config.max_resamples,
-        training=config.ttt.settings,
-        decode=config.decode.settings,
-        toolbox=folders,
-        max_training_tokens=config.max_training_tokens,
-        train=config.train,
-    )
-
-
-def _example(text: str, schema: Schema) -> str:
-    """The example in the form that the model is to write."""
-    try:
-        return schema.canonical(schema.parse(text))
-    except InvalidSelfEdit as error:
-        raise InputError("configuration", "self_edit.example", "a valid self-edit", str(error)) from None
 
 
 def _ran(run: Run) -> bool:

@@ -10,7 +10,6 @@ OUT.jsonl; a run that was stopped goes on where it was. The table counts every t
 import argparse
 import dataclasses
 import json
-import math
 import multiprocessing
 import time
 from collections.abc import Sequence
@@ -27,7 +26,9 @@ from arc_seal.arc.task_file import Entry
 from arc_seal.inner_loop.job import Attempt, DecodeSettings, Progress, TrainingSettings
 from arc_seal.inner_loop.vote import vote
 from arc_seal.models.source import ChatSource, GridSource
+from arc_seal.outer_loop.rollout import RolloutSettings
 from arc_seal.outer_loop.solver import SolveSettings, solve_task
+from arc_seal.outer_loop.statistics import wilson
 from arc_seal.places import tools_dir
 from arc_seal.sandbox.base import Limits
 from arc_seal.sandbox.inline import InlineExecutor
@@ -149,11 +150,11 @@ def settings_of(row: dict[str, object], seed: int) -> SolveSettings:
     training = dataclasses.replace(TrainingSettings(), **row.get("ttt", {}))
     decode = dataclasses.replace(DecodeSettings(), **row.get("decode", {}))
     edit = row.get("self_edit")
-    return SolveSettings(
-        model="smollm2",
-        samples=1,
+    rollouts = RolloutSettings(
+        model="",
         seed=seed,
-        self_edit_json=None if edit is None else json.dumps(edit),
+        author="none" if edit is None else "hand",
+        by_hand=None if edit is None else json.dumps(edit),
         schema=schema,
         example="",
         temperature=0.8,
@@ -163,8 +164,8 @@ def settings_of(row: dict[str, object], seed: int) -> SolveSettings:
         decode=decode,
         toolbox=(str(tools_dir()),),
         max_training_tokens=10**9,
-        train=edit is not None,
     )
+    return SolveSettings(rollouts, samples=1)
 
 
 class Quiet:
@@ -223,16 +224,6 @@ def _cell(cell: dict[str, object] | None) -> str:
 def _count(right: int, total: int) -> str:
     low, high = wilson(right, total)
     return f"{right}/{total} ({low:.0%} to {high:.0%})"
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share."""
-    if total == 0:
-        return 0.0, 1.0
-    share, width = right / total, z * z / total
-    centre = (share + width / 2) / (1 + width)
-    half = z / (1 + width) * math.sqrt(share * (1 - share) / total + width / (4 * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "arc_seal"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "places"}),
+    frozenset({"errors", "places", "whole_file"}),
     frozenset({"arc"}),
     frozenset({"self_edit"}),
     frozenset({"models"}),
@@ -24,6 +24,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"outer_loop"}),
     frozenset({"ui", "cli"}),
     frozenset({"config"}),
+    frozenset({"settings", "command"}),
     frozenset({"session"}),
     frozenset({"solve", "train", "evaluate", "pretrain", "report"}),
 )
@@ -37,6 +38,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     ),
     **dict.fromkeys(("hydra", "omegaconf"), frozenset({"config", "cli"}) | COMMANDS),
     "rich": frozenset({"ui"}),
+    "ray": frozenset(),
 }
 """Where a library may be imported when a module loads; inside a function, and for the type checker, anywhere."""
 

@@ -2,17 +2,21 @@
 
 import random
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import torch
+
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import GridError, OverBudget
-from arc_seal.inner_loop.adapter import attached, unfrozen
+from arc_seal.inner_loop.adapter import attached, unfrozen, worn
 from arc_seal.inner_loop.decode import Decoded, decode
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Progress, Report, Result, TrainingRecord
 from arc_seal.inner_loop.reader import Reader
@@ -37,24 +41,96 @@ def adapt(job: AdaptJob, model: "Model", report: Report) -> Result:
     Raises:
         JobFailure: For reasons that are to be recorded: over budget, diverged.
     """
-    toolbox = Toolbox.load([Path(folder) for folder in job.toolbox])
     seconds: dict[str, float] = {}
+    with adapted(job, model, report, seconds) as record:
+        candidates = predict(job, model, report, seconds)
+    return Result(vote(candidates, len(job.task.queries)), candidates, record, seconds)
+
+
+@contextmanager
+def adapted(
+    job: AdaptJob, model: "Model", report: Report, seconds: dict[str, float]
+) -> Iterator[TrainingRecord | None]:
+    """Have the model adapted as the job's self-edit says for as long as the context lasts.
+
+    Args:
+        job: What to train on and how; its queries are not looked at.
+        model: Any model; afterwards it is as it was.
+        report: Told after every update.
+        seconds: Wall time is added to its `train`.
+
+    Yields:
+        What training did; None when there is no self-edit.
+
+    Raises:
+        JobFailure: For reasons that are to be recorded: over budget, diverged.
+    """
     record = None
     with ExitStack() as stack:
-        if job.self_edit is not None:
+        if job.self_edit is None:
+            if job.adapt_from is not None:
+                stack.enter_context(worn(model, Path(job.adapt_from)))
+        else:
             with _timed(seconds, "train"):
                 stack.enter_context(_trainable(job, job.self_edit, model))
-                record = _train(job, job.self_edit, toolbox, model, report)
-        with _timed(seconds, "predict"):
-            candidates = _predict(job, toolbox, model, report)
-    return Result(vote(candidates, len(job.task.queries)), candidates, record, seconds)
+                record = _train(job, job.self_edit, _toolbox(job), model, report)
+        yield record
+
+
+def predict(job: AdaptJob, model: "Model", report: Report, seconds: dict[str, float]) -> tuple[Candidate, ...]:
+    """Candidates of all queries, each under several views.
+
+    Args:
+        job: What to predict, and in which views.
+        model: As adapted as it is to be.
+        report: Told after every token.
+        seconds: Wall time is added to its `predict`.
+    """
+
+    def on_step(step: int, tokens_per_s: float) -> None:
+        report(Progress("predict", step, 0, None, tokens_per_s))
+
+    found: list[Candidate] = []
+    with _timed(seconds, "predict"):
+        batches = _batches(job)
+        for query in range(len(job.task.queries)):
+            readers = _readers(job, model, batches, query)
+            candidates = [
+                candidate
+                for batch, reader in zip(batches, readers, strict=True)
+                for candidate in _candidates(query, batch, decode(reader, on_step))
+            ]
+            found += _scored(candidates, batches, readers) if job.decode.score else candidates
+    return tuple(found)
+
+
+def judge(job: AdaptJob, model: "Model", output: Grid, seconds: dict[str, float]) -> float:
+    """Mean log-probability of an output of the job's first query over all views that can show it, in nats a symbol.
+
+    Args:
+        job: What to predict, and in which views.
+        model: As adapted as it is to be.
+        output: What is to be judged.
+        seconds: Wall time is added to its `predict`.
+    """
+    with _timed(seconds, "predict"):
+        batches = _batches(job)
+        readers = _readers(job, model, batches, 0)
+        with torch.inference_mode():
+            for reader in readers:
+                reader.read_prompts()
+        return _score(output, batches, readers) / (output.height * (output.width + 1))
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     start = time.monotonic()
     yield
-    seconds[stage] = time.monotonic() - start
+    seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
+
+
+def _toolbox(job: AdaptJob) -> Toolbox:
+    return Toolbox.load([Path(folder) for folder in job.toolbox])
 
 
 def _trainable(job: AdaptJob, edit: SelfEdit, model: "Model") -> AbstractContextManager[object]:
@@ -62,7 +138,9 @@ def _trainable(job: AdaptJob, edit: SelfEdit, model: "Model") -> AbstractContext
     if job.training.method == "full":
         return unfrozen(model)
     rank = edit.training.lora_rank
-    return attached(model, rank, job.training.lora_alpha or float(rank), job.seed, job.training.lora_modules)
+    beneath = None if job.adapt_from is None else Path(job.adapt_from)
+    alpha = job.training.lora_alpha or float(rank)
+    return attached(model, rank, alpha, job.seed, job.training.lora_modules, beneath=beneath)
 
 
 def _train(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: "Model", report: Report) -> TrainingRecord:
@@ -72,6 +150,7 @@ def _train(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: "Model", repo
     examples = [example for example in fitted if example is not None]
     if not examples:
         raise OverBudget(f"no training example fits into {job.training.max_tokens} tokens")
+    examples = _affordable(examples, edit.training.epochs, job.training.token_budget)
     return train(
         model,
         examples,
@@ -98,28 +177,27 @@ def _fit_example(model: "Model", demos: tuple[Demonstration, ...], job: AdaptJob
     return None
 
 
-def _predict(job: AdaptJob, toolbox: Toolbox, model: "Model", report: Report) -> tuple[Candidate, ...]:
-    """Candidates of all queries: views of one query share a batch."""
-    chosen = views(job.task, job.self_edit, toolbox, random.Random(f"{job.seed} views"), job.decode.views)
+def _affordable(examples: list[Encoded], epochs: int, token_budget: int | None) -> list[Encoded]:
+    """As many of the first examples as the budget has room for in all epochs together, at least one."""
+    if token_budget is None:
+        return examples
+    read = list(accumulate(epochs * len(example.ids) for example in examples))
+    return examples[: max(1, bisect_right(read, token_budget))]
+
+
+def _batches(job: AdaptJob) -> list[tuple[NamedView, ...]]:
+    """The views to predict in, as many together as are read side by side."""
+    chosen = views(job.task, job.self_edit, _toolbox(job), random.Random(f"{job.seed} views"), job.decode.views)
     size = job.decode.batch_views
-    batches = [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
+    return [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
 
-    def on_step(step: int, tokens_per_s: float) -> None:
-        report(Progress("predict", step, 0, None, tokens_per_s))
 
-    found: list[Candidate] = []
-    for query in range(len(job.task.queries)):
-        readers = [
-            Reader(model, [_fit_query(model, view.view.task, query, job.training.max_tokens) for view in batch])
-            for batch in batches
-        ]
-        candidates = [
-            candidate
-            for batch, reader in zip(batches, readers, strict=True)
-            for candidate in _candidates(query, batch, decode(reader, on_step))
-        ]
-        found += _scored(candidates, batches, readers) if job.decode.score else candidates
-    return tuple(found)
+def _readers(job: AdaptJob, model: "Model", batches: Sequence[Sequence[NamedView]], query: int) -> list[Reader]:
+    """One for each batch of views, its prompts ending where the query's output is to begin."""
+    return [
+        Reader(model, [_fit_query(model, view.view.task, query, job.training.max_tokens) for view in batch])
+        for batch in batches
+    ]
 
 
 def _fit_query(model: "Model", task: Task, query: int, max_tokens: int) -> Encoded:

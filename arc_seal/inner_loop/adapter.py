@@ -2,20 +2,28 @@
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
+
+from arc_seal.errors import InputError
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-
     from arc_seal.models.base import Model
+
+FRESH, KEPT = "default", "kept"
+"""What peft calls the adapter that is trained, and the one that is worn besides. It keeps one of the name `default`
+right in the folder that it is told, any other in a folder of its name therein."""
 
 
 @contextmanager
-def attached(model: "Model", rank: int, alpha: float, seed: int, modules: str = "all-linear") -> Iterator["PeftModel"]:
+def attached(
+    model: "Model", rank: int, alpha: float, seed: int, modules: str = "all-linear", *, beneath: Path | None = None
+) -> Iterator[PeftModel]:
     """A fresh adapter on linear layers, never the output head, for as long as the context lasts.
 
     Inside, `model.network` computes with the adapter; afterwards it is bit for bit what it was.
@@ -26,20 +34,34 @@ def attached(model: "Model", rank: int, alpha: float, seed: int, modules: str = 
         alpha: LoRA alpha: the update is scaled by alpha / rank.
         seed: Fixes the adapter's first weights.
         modules: Which layers, as peft's `target_modules` takes it: `all-linear`, or a pattern of their full names.
+        beneath: Folder of an adapter that the model wears besides, frozen; None for none.
     """
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=modules, task_type="CAUSAL_LM")  # type: ignore[arg-type]
-    devices = [model.network.device] if model.network.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers things by their old names
-        torch.manual_seed(seed)
-        adapted = get_peft_model(model.network, config)
-    try:
+    with _injected(model, config, FRESH, seed) as adapted:
+        if beneath is not None:
+            _put_on(adapted, beneath)
+            adapted.base_model.set_adapter([FRESH, KEPT])  # type: ignore[operator]
+            for name, weight in adapted.named_parameters():
+                weight.requires_grad_(f".{FRESH}." in name)
         yield adapted
-    finally:
-        adapted.unload()
-        # peft leaves its settings on the network and would warn of a second adapter next time.
-        if hasattr(model.network, "peft_config"):
-            del model.network.peft_config
+
+
+@contextmanager
+def worn(model: "Model", folder: Path) -> Iterator[None]:
+    """Have the model wear a kept adapter, frozen, for as long as the context lasts.
+
+    Args:
+        model: A model with frozen weights; afterwards it is bit for bit what it was.
+        folder: As `PeftModel.save_pretrained` has written it for this model.
+
+    Raises:
+        InputError: When the folder holds no adapter for this model.
+    """
+    with ExitStack() as stack:
+        with _readable(folder):
+            adapted = stack.enter_context(_injected(model, PeftConfig.from_pretrained(str(folder)), KEPT, seed=0))
+        _put_on(adapted, folder)
+        yield
 
 
 @contextmanager
@@ -60,3 +82,38 @@ def unfrozen(model: "Model") -> Iterator[None]:
             for weight, kept in zip(weights, before, strict=True):
                 weight.copy_(kept)
                 weight.grad = None
+
+
+@contextmanager
+def _injected(model: "Model", config: PeftConfig, name: str, seed: int) -> Iterator[PeftModel]:
+    """The network with an adapter of fresh weights; taken off again whatever happens."""
+    devices = [model.network.device] if model.network.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers things by their old names
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model.network, config, name)  # where nothing fits it raises and changes nothing
+    try:
+        yield adapted
+    finally:
+        adapted.unload()
+        # peft leaves its settings on the network and would warn of a second adapter next time.
+        if hasattr(model.network, "peft_config"):
+            del model.network.peft_config
+
+
+def _put_on(adapted: PeftModel, folder: Path) -> None:
+    """Load a kept adapter's weights, frozen."""
+    with _readable(folder):
+        adapted.load_adapter(folder, KEPT)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Tell what is wrong with an adapter's folder in one line."""
+    if not (folder / "adapter_config.json").is_file():
+        raise InputError(str(folder), "", "a folder with an adapter of peft's", "no adapter_config.json in it")
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        found = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(str(folder), "", "an adapter for this model", found[0]) from error

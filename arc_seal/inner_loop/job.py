@@ -15,7 +15,7 @@ from arc_seal.self_edit.schema import SelfEdit
 if TYPE_CHECKING:
     from arc_seal.models.base import Model
 
-Stage = Literal["load", "write", "train", "predict"]
+Stage = Literal["load", "write", "train", "predict", "examine", "finetune"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class TrainingSettings:
     weight_decay: float = 0.0
     max_gradient_norm: float = 1.0
     max_tokens: int = 4096
+    token_budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,23 @@ class DecodeSettings:
     views: int = 8
     batch_views: int = 8
     score: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FinetuneSettings:
+    """How an adapter is fine-tuned on text; documented in conf/restem/.
+
+    The defaults are those of the paper's policy (arXiv 2506.10943, few-shot part).
+    """
+
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
+    learning_rate: float = 5e-5
+    epochs: int = 8
+    batch_size: int = 5
+    warmup_share: float = 0.0
+    weight_decay: float = 0.0
+    max_gradient_norm: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +125,7 @@ class TrainingRecord:
 
     Attributes:
         examples: Contexts in the augmented data set.
-        skipped: Contexts that a tool could not make or that were longer than allowed.
+        skipped: Contexts that a tool could not make, that were longer than allowed, or that the budget had no room for.
         updates: Optimiser steps.
         tokens: Tokens read, padding left out.
         targets: Tokens that carried loss.
@@ -153,6 +171,7 @@ class AdaptJob:
         training: What the self-edit does not decide.
         decode: How to predict.
         max_training_tokens: More than this is refused as over budget before training starts.
+        adapt_from: Folder of an adapter that the model wears to begin with; None begins from the model as it is.
     """
 
     task: Task
@@ -162,6 +181,7 @@ class AdaptJob:
     training: TrainingSettings = TrainingSettings()
     decode: DecodeSettings = DecodeSettings()
     max_training_tokens: int = 1_000_000
+    adapt_from: str | None = None
 
     def run(self, model: "Model", report: Report) -> Result:
         """Carry the job out on a loaded model.
@@ -172,3 +192,46 @@ class AdaptJob:
         from arc_seal.inner_loop.adapt import adapt  # the first use of torch on this path
 
         return adapt(self, model, report)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What the demonstrations themselves say of a self-edit.
+
+    Attributes:
+        log_probability: Mean over the left-out demonstrations of the mean log-probability of their outputs under all
+            views, in nats a symbol.
+        hits: Left-out outputs that an attempt reproduced exactly.
+        folds: Demonstrations left out, one at a time.
+        tokens: Tokens read in training.
+        seconds: Wall time by stage, all folds together.
+    """
+
+    log_probability: float
+    hits: int
+    folds: int
+    tokens: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ExamineJob:
+    """Leave demonstrations out one at a time, adapt to the rest, and see how well the left-out output is foreseen.
+
+    Attributes:
+        adapt: What is to be examined; its queries are not looked at.
+        left_out: Indices of the demonstrations to leave out, each in its turn.
+    """
+
+    adapt: AdaptJob
+    left_out: tuple[int, ...]
+
+    def run(self, model: "Model", report: Report) -> Examination:
+        """Carry the job out on a loaded model.
+
+        Raises:
+            JobFailure: When the job comes to nothing for a reason that is to be recorded.
+        """
+        from arc_seal.inner_loop.examine import examine  # the first use of torch on this path
+
+        return examine(self, model, report)

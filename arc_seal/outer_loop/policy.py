@@ -1,12 +1,13 @@
 """The policy: a model reads a task's demonstrations and writes self-edits."""
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
-from arc_seal.inner_loop.job import Progress, Report
+from arc_seal.inner_loop.job import FinetuneSettings, Progress, Report, TrainingRecord
 from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.prompt import Prompt, Turn
 
@@ -27,6 +28,7 @@ class WriteJob:
         example: A self-edit in its canonical form, which shows the model what one looks like.
         schema: JSON schema that every completion is held to.
         sampling: How many to write, and how.
+        policy: Folder of the adapter to write with; None writes with the model as it is.
     """
 
     task: Task
@@ -34,15 +36,71 @@ class WriteJob:
     example: str
     schema: dict[str, Any]
     sampling: Sampling
+    policy: str | None = None
 
     def run(self, model: "Model", report: Report) -> tuple[Completion, ...]:
-        """Write on a loaded model."""
-        return model.write(
-            _fitting(self, lambda prompt: len(model.codec.encode(prompt).ids)),
-            self.schema,
-            self.sampling,
-            lambda tokens: report(Progress("write", tokens, self.sampling.max_tokens)),
-        )
+        """Write on a loaded model.
+
+        Raises:
+            InputError: When the policy's folder holds no adapter for this model.
+        """
+        prompt = _fitting(self.task, self.menu, self.example, model)
+        with _wearing(self.policy, model):
+            return model.write(
+                prompt,
+                self.schema,
+                self.sampling,
+                lambda tokens: report(Progress("write", tokens, self.sampling.max_tokens)),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A self-edit worth imitating on a task.
+
+    Attributes:
+        task: The task; its queries are not shown.
+        self_edit: The self-edit's canonical text.
+    """
+
+    task: Task
+    self_edit: str
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """Fine-tune a policy on lessons: self-edit prompt in, self-edit out, loss on the self-edit alone.
+
+    Attributes:
+        lessons: At least one.
+        menu: What may be written, as the policy was asked.
+        example: As the policy was asked.
+        settings: How.
+        seed: Fixes the adapter's first weights and the order of the lessons.
+        folder: Where the adapter is kept, in peft's format; written whole or not at all.
+    """
+
+    lessons: tuple[Lesson, ...]
+    menu: str
+    example: str
+    settings: FinetuneSettings
+    seed: int
+    folder: str
+
+    def run(self, model: "Model", report: Report) -> TrainingRecord:
+        """Fine-tune on a loaded model, which is left as it was.
+
+        Raises:
+            Diverged: As soon as a loss is not finite.
+        """
+        from arc_seal.inner_loop.finetune import finetune  # the first use of torch on this path
+
+        prompts = [self._prompt(lesson, model) for lesson in self.lessons]
+        return finetune(prompts, self.settings, self.seed, Path(self.folder), model, report)
+
+    def _prompt(self, lesson: Lesson, model: "Model") -> Prompt:
+        asked = _fitting(lesson.task, self.menu, self.example, model)
+        return Prompt((*asked.turns, Turn("assistant", (lesson.self_edit,), target=True)))
 
 
 def self_edit_prompt(task: Task, menu: str, example: str) -> Prompt:
@@ -61,12 +119,19 @@ def self_edit_prompt(task: Task, menu: str, example: str) -> Prompt:
     return Prompt((Turn("user", tuple(content)),))
 
 
-def _fitting(job: WriteJob, length: Callable[[Prompt], int]) -> Prompt:
+def _wearing(policy: str | None, model: "Model") -> AbstractContextManager[None]:
+    if policy is None:
+        return nullcontext()
+    from arc_seal.inner_loop.adapter import worn  # the first use of torch on this path
+
+    return worn(model, Path(policy))
+
+
+def _fitting(task: Task, menu: str, example: str, model: "Model") -> Prompt:
     """The prompt with as many of the first demonstrations as fit."""
-    shown = len(job.task.demos)
+    shown = len(task.demos)
     while True:
-        task = job.task.with_demos(job.task.demos[:shown])
-        prompt = self_edit_prompt(task, job.menu, job.example)
-        if shown == 1 or length(prompt) <= MAX_PROMPT_TOKENS:
+        prompt = self_edit_prompt(task.with_demos(task.demos[:shown]), menu, example)
+        if shown == 1 or len(model.codec.encode(prompt).ids) <= MAX_PROMPT_TOKENS:
             return prompt
         shown -= 1

@@ -109,7 +109,7 @@ class PaperSchema:
     """
 
     def __init__(self, bounds: PaperBounds) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         training = create_model(
             "BoundedTraining",
             __base__=PaperTraining,
@@ -129,8 +129,8 @@ class PaperSchema:
                 "- use_repeat_augmentations: grids repeated side by side",
                 "training:",
                 "- strategy: train_using_all_tokens|train_using_output_tokens",
-                f"- learning_rate: {self._bounds.learning_rate}",
-                f"- num_train_epochs: {self._bounds.num_train_epochs}",
+                f"- learning_rate: {self.bounds.learning_rate}",
+                f"- num_train_epochs: {self.bounds.num_train_epochs}",
             ]
         )
 
@@ -144,7 +144,7 @@ class PaperSchema:
         Raises:
             InvalidSelfEdit: With one line: place, expected, found.
         """
-        return compiled(read(written, self._model), self._bounds.max_examples)
+        return compiled(read(written, self._model), self.bounds.max_examples)
 
     def canonical(self, self_edit: SelfEdit) -> str:
         """The paper's text of a self-edit that was compiled from it.
@@ -152,7 +152,7 @@ class PaperSchema:
         Raises:
             ValueError: When it is not one that the paper's form can say.
         """
-        return canonical(_decompiled(self_edit, self._bounds.max_examples))
+        return canonical(_decompiled(self_edit, self.bounds.max_examples))
 
 
 def compiled(edit: PaperEdit, max_examples: int = MAX_EXAMPLES) -> SelfEdit:

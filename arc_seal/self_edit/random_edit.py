@@ -9,11 +9,20 @@ from collections.abc import Mapping
 from decimal import Decimal
 from random import Random
 from string import ascii_lowercase
-from typing import Any
+from typing import Any, get_args
 
 from arc_seal.errors import InputError, InvalidSelfEdit
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training
-from arc_seal.self_edit.schema import Bounds, Interval, Rates, SelfEditSchema
+from arc_seal.self_edit.paper import (
+    DataGeneration,
+    PaperBounds,
+    PaperEdit,
+    PaperSchema,
+    PaperTraining,
+    Strategy,
+    compiled,
+)
+from arc_seal.self_edit.schema import Bounds, Interval, Rates, Schema, SelfEditSchema
 from arc_seal.self_edit.strict_json import read
 from arc_seal.self_edit.toolbox import Tool, Toolbox
 
@@ -28,6 +37,22 @@ OPEN_LENGTH = 4
 
 Hyperparameter = Any
 """A value of one of `Training`'s fields: a number, or a word such as `outputs`."""
+
+
+def draw_edit(schema: Schema, rng: Random) -> SelfEdit:
+    """Draw one self-edit of any form.
+
+    Raises:
+        TypeError: On a form that nobody has said how to draw.
+        InputError: When the bounds leave nothing to draw.
+    """
+    match schema:
+        case SelfEditSchema():
+            return RandomEdits(schema.toolbox, schema.bounds).draw(rng)
+        case PaperSchema():
+            return compiled(_paper_edit(schema.bounds, rng), schema.bounds.max_examples)
+        case _:
+            raise TypeError(f"{type(schema).__name__} has no random self-edits")
 
 
 def random_edit(
@@ -92,6 +117,17 @@ class RandomEdits:
         if self._prior is not None and rng.random() < self._near:
             return _near(allowed, getattr(self._prior.training, name), rng)
         return _anywhere(allowed, rng)
+
+
+def _paper_edit(bounds: PaperBounds, rng: Random) -> PaperEdit:
+    return PaperEdit(
+        data_generation=DataGeneration(**{name: rng.random() < 0.5 for name in DataGeneration.model_fields}),
+        training=PaperTraining(
+            strategy=rng.choice(get_args(Strategy)),
+            learning_rate=_anywhere(bounds.learning_rate, rng),
+            num_train_epochs=_anywhere(bounds.num_train_epochs, rng),
+        ),
+    )
 
 
 def _call(tool: Tool, schema: Mapping[str, Any], rng: Random) -> ToolCall:

@@ -136,16 +136,16 @@ class SelfEditSchema:
     """
 
     def __init__(self, toolbox: Toolbox, bounds: Bounds) -> None:
-        self._toolbox, self._bounds = toolbox, bounds
+        self.toolbox, self.bounds = toolbox, bounds
         self._model = _model(toolbox, bounds)
 
     def menu(self) -> str:
         """What may be written: one line a tool, one line a hyperparameter."""
-        bounds = self._bounds
+        bounds = self.bounds
         return "\n".join(
             [
                 f"tools (up to {bounds.max_tools}, no two equal):",
-                *(f"- {line}" for line in self._toolbox.menu().splitlines()),
+                *(f"- {line}" for line in self.toolbox.menu().splitlines()),
                 "training:",
                 f"- loss_on: {'|'.join(bounds.loss_on)}",
                 f"- learning_rate: {bounds.learning_rate}",

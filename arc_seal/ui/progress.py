@@ -15,13 +15,22 @@ LABELS: dict[Stage, str] = {
     "write": "writing the self-edit",
     "train": "training",
     "predict": "predicting",
+    "examine": "examining the self-edit",
+    "finetune": "fine-tuning",
 }
 """What people read for each stage."""
 
-UNITS: dict[Stage, str] = {"load": "", "write": "tokens", "train": "updates", "predict": "tokens"}
+UNITS: dict[Stage, str] = {
+    "load": "",
+    "write": "tokens",
+    "train": "updates",
+    "predict": "tokens",
+    "examine": "demonstrations",
+    "finetune": "updates",
+}
 """What the steps of each stage are."""
 
-_TOTALS_ARE_MET: frozenset[Stage] = frozenset({"load", "train"})
+_TOTALS_ARE_MET: frozenset[Stage] = frozenset({"load", "train", "examine", "finetune"})
 """Stages that take as many steps as they say; the others may end sooner."""
 
 _LINE_EVERY_S = 5.0

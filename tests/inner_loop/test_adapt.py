@@ -168,6 +168,19 @@ def test_long_examples_lose_their_first_demonstrations(model: Model) -> None:
     assert lengths[2] < cut.tokens < lengths[4]
 
 
+def test_the_budget_cuts_the_training_set(model: Model) -> None:
+    task, turns = copying_task(), edit(ToolCall.of("rotate", quarter_turns="any"), epochs=2, max_examples=6)
+    whole = adapt(job(task, turns), model, ignore).training
+    assert whole is not None and whole.examples == 6
+    for budget in (1, whole.tokens // 2, whole.tokens - 1, whole.tokens):
+        cut = adapt(job(task, turns, training=TrainingSettings(token_budget=budget)), model, ignore).training
+        assert cut is not None and cut.examples + cut.skipped == whole.examples + whole.skipped
+        assert cut.examples == 1 or cut.tokens <= budget
+        assert (cut.examples == 6) is (budget >= whole.tokens)
+        if 1 < cut.examples < 6:
+            assert cut.tokens > budget / 2
+
+
 def test_examples_that_cannot_fit_are_counted(model: Model) -> None:
     task = copying_task((9, 9, 1, 1))
     pair = len(model.codec.encode(demonstrations_prompt(task.demos[-2:])).ids)

@@ -15,7 +15,8 @@ from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
 from arc_seal.inner_loop.vote import vote
 from arc_seal.models.source import ScriptedSource
-from arc_seal.outer_loop.solver import Solved, SolveSettings, derived_seed, solve_task, versions
+from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed, versions
+from arc_seal.outer_loop.solver import Solved, SolveSettings, solve_task
 from arc_seal.places import tools_dir
 from arc_seal.sandbox.base import Limits
 from arc_seal.sandbox.inline import InlineExecutor
@@ -33,11 +34,11 @@ ONE, TWO = (edit(ToolCall.of("rotate", quarter_turns=turns), learning_rate=0.01)
 REPEATED = json.dumps({"tools": [{"tool": "transpose"}] * 2, "training": ONE.training.model_dump()})
 """Within the grammar, and yet no self-edit: two calls are equal."""
 
-SETTINGS = SolveSettings(
+SETTINGS = RolloutSettings(
     model="scripted",
-    samples=1,
     seed=0,
-    self_edit_json=None,
+    author="policy",
+    by_hand=None,
     schema=SCHEMA,
     example=SCHEMA.canonical(ONE),
     temperature=1.0,
@@ -47,7 +48,6 @@ SETTINGS = SolveSettings(
     decode=DecodeSettings(views=2),
     toolbox=(str(tools_dir()),),
     max_training_tokens=10**9,
-    train=True,
 )
 
 
@@ -79,10 +79,16 @@ def solve(
     task: Task = TASK,
     solution: Solution | None = SOLUTION,
     timeout_s: float = 120.0,
+    samples: int = 1,
     **settings: Any,
 ) -> tuple[Solved, Diary]:
     executor, diary = InlineExecutor(ScriptedSource(tuple(completions)), Limits(timeout_s)), Diary()
-    return solve_task(task, solution, executor, replace(SETTINGS, **settings), diary), diary
+    wanted = SolveSettings(replace(SETTINGS, **settings), samples)
+    return solve_task(task, solution, executor, wanted, diary), diary
+
+
+def by_hand(text: str) -> dict[str, Any]:
+    return {"author": "hand", "by_hand": text}
 
 
 def untimed(solved: Solved) -> Solved:
@@ -118,7 +124,7 @@ def test_seed_fixes_everything_but_the_time() -> None:
 
 
 def test_self_edit_by_hand_asks_no_model() -> None:
-    solved, diary = solve(["never asked"], self_edit_json=SCHEMA.canonical(TWO))
+    solved, diary = solve(["never asked"], **by_hand(SCHEMA.canonical(TWO)))
     (rollout,) = solved.rollouts
     assert (rollout.completion, rollout.self_edit, rollout.status) == (None, TWO, Status.OK)
     assert diary.proposals == [(0, SCHEMA.canonical(TWO), TWO)]
@@ -136,7 +142,7 @@ def test_self_edit_by_hand_asks_no_model() -> None:
 )
 def test_invalid_self_edit_by_hand_is_bad_input(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        solve(self_edit_json=text)
+        solve(**by_hand(text))
 
 
 def test_invalid_completion_is_sampled_again() -> None:
@@ -185,7 +191,7 @@ def test_samples_are_pooled_in_one_vote() -> None:
 
 
 def test_in_context_only() -> None:
-    solved, diary = solve(["never asked"], train=False)
+    solved, diary = solve(["never asked"], author="none")
     (rollout,) = solved.rollouts
     assert (rollout.completion, rollout.self_edit, rollout.status) == (None, None, Status.OK)
     assert rollout.result is not None and rollout.result.training is None
@@ -209,7 +215,7 @@ def test_without_a_solution_there_is_no_reward() -> None:
 )
 def test_failed_job_is_recorded(settings: dict[str, Any], status: Status, message: str) -> None:
     endless = edit(learning_rate=0.001, epochs=500, max_examples=16)
-    solved, diary = solve(self_edit_json=SCHEMA.canonical(endless), **settings)
+    solved, diary = solve(**by_hand(SCHEMA.canonical(endless)), **settings)
     (rollout,) = solved.rollouts
     assert (rollout.status, rollout.result, rollout.reward) == (status, None, 0)
     assert message in rollout.message
@@ -230,15 +236,15 @@ def test_trivial_task_is_solved() -> None:
     inputs = [Grid.from_rows([[first, second]]) for first, second in ((1, 2), (5, 5), (0, 4), (9, 8), (6, 1))]
     task = Task("constant", tuple(Demonstration(grid, answer) for grid in inputs[:3]), tuple(inputs[3:]))
     solution = Solution("constant", (answer, answer))
-    by_hand = SCHEMA.canonical(edit(learning_rate=0.02, epochs=40))
-    solved, _ = solve(task=task, solution=solution, self_edit_json=by_hand)
+    given = by_hand(SCHEMA.canonical(edit(learning_rate=0.02, epochs=40)))
+    solved, _ = solve(task=task, solution=solution, **given)
     assert (solved.reward, solved.score) == (1, 1.0)
     assert [rollout.reward for rollout in solved.rollouts] == [1]
     assert [attempts[0].grid for attempts in solved.attempts] == [answer, answer]
-    untrained, _ = solve(task=task, solution=solution, train=False)
+    untrained, _ = solve(task=task, solution=solution, author="none")
     assert (untrained.reward, untrained.score) == (0, 0.0)
     half = Solution("constant", (answer, Grid.from_rows([[0]])))
-    partly, _ = solve(task=task, solution=half, self_edit_json=by_hand)
+    partly, _ = solve(task=task, solution=half, **given)
     assert (partly.reward, partly.score) == (0, 0.5)
 
 
@@ -258,8 +264,8 @@ def test_everything_reads_back_from_json() -> None:
     adapter = TypeAdapter(Solved)
     for solved in (
         solve(written(ONE, "no"), samples=2, max_resamples=0)[0],
-        solve(train=False, solution=None)[0],
-        solve(self_edit_json=SCHEMA.canonical(TWO), max_training_tokens=10)[0],
+        solve(author="none", solution=None)[0],
+        solve(**by_hand(SCHEMA.canonical(TWO)), max_training_tokens=10)[0],
     ):
         assert adapter.validate_json(adapter.dump_json(solved)) == solved
 

@@ -1,0 +1,155 @@
+"""What collecting roll-outs and training a policy show: how far it is, what came of it, how long it will take."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import RLock
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from arc_seal.errors import Status
+from arc_seal.inner_loop.job import Progress
+from arc_seal.outer_loop.ledger_rows import PolicyRow, ProposalRow, RolloutRow
+from arc_seal.outer_loop.restem import RoundSummary, summarise
+from arc_seal.ui.progress import duration
+
+LINE_EVERY_S = 10.0
+"""Off the terminal a line is due after this many seconds."""
+
+
+@dataclass
+class RolloutsView:
+    """Shows stages of many roll-outs: one line that is redrawn on a terminal, a line now and then elsewhere.
+
+    Attributes:
+        console: Where to show it.
+        live: Whether lines can be redrawn; None asks the console.
+        clock: Seconds from any starting point.
+    """
+
+    console: Console
+    live: bool | None = None
+    clock: Callable[[], float] = time.monotonic
+    _lock: RLock = field(default_factory=RLock)
+    _live: Live | None = None
+    _stage: str = ""
+    _done: int = 0
+    _known: int = 0
+    _total: int = 0
+    _solved: int = 0
+    _failed: int = 0
+    _began_s: float = 0.0
+    _shown_s: float = -math.inf
+
+    def title(self, text: str) -> None:
+        """Say what comes next."""
+        with self._lock:
+            self.close()
+            self._keep(text)
+
+    def begin(self, stage: str, done: int, total: int) -> None:
+        """A stage begins, so much of which is there from before."""
+        with self._lock:
+            self._end_stage()
+            self._stage, self._done, self._known, self._total = stage, done, done, total
+            self._solved = self._failed = 0
+            self._began_s = self.clock()
+            if done < total:
+                self._show()
+
+    def proposed(self, rows: Sequence[ProposalRow]) -> None:
+        """A task's self-edits are written."""
+        with self._lock:
+            self._done += 1
+            self._failed += sum(row.status is not Status.OK for row in rows)
+            self._show()
+
+    def kept(self, row: RolloutRow) -> None:
+        """One more roll-out is kept."""
+        with self._lock:
+            self._done += 1
+            self._solved += row.reward == 1
+            self._failed += row.status is not Status.OK
+            self._show()
+
+    def collected(self, round: int, rows: Sequence[RolloutRow], lessons: int) -> None:
+        """An E-step is done."""
+        with self._lock:
+            self.close()
+            self._keep(round_text(summarise(round, rows)))
+            self._keep(f"  {lessons} self-edits to imitate" if lessons else "  nothing to imitate: no policy from it")
+
+    def finetuning(self, progress: Progress) -> None:
+        """An M-step is this far."""
+        with self._lock:
+            if progress.stage not in ("load", "finetune"):
+                return
+            stage = "loading the model" if progress.stage == "load" else "fine-tuning the policy"
+            if stage != self._stage:
+                self.begin(stage, 0, progress.total)
+            self._done, self._total = progress.step, progress.total
+            self._show("" if progress.loss is None else f", loss {progress.loss:.3f}")
+
+    def policy(self, row: PolicyRow | None) -> None:
+        """An M-step is done."""
+        with self._lock:
+            self.close()
+            if row is not None:
+                losses = f"loss {row.losses[0]:.3f} to {row.losses[-1]:.3f}" if row.losses else "no update"
+                self._keep(f"  policy {row.folder}: {len(row.rows)} self-edits, {losses}, {duration(row.seconds)}")
+
+    def close(self) -> None:
+        """Stop redrawing."""
+        with self._lock:
+            self._end_stage()
+
+    def _end_stage(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._done > self._known:
+            self._keep(self._line(""))
+        self._stage, self._done, self._known, self._total = "", 0, 0, 0
+
+    def _show(self, details: str = "") -> None:
+        if self._is_live():
+            if self._live is None:
+                self._live = Live(console=self.console, transient=True, auto_refresh=False)
+                self._live.start()
+            self._live.update(Text(self._line(details)), refresh=True)
+        elif self._done < self._total and self.clock() - self._shown_s >= LINE_EVERY_S:
+            self._shown_s = self.clock()
+            self._keep(self._line(details))
+
+    def _line(self, details: str) -> str:
+        spent, made = self.clock() - self._began_s, self._done - self._known
+        parts = [f"{self._done}/{self._total}"]
+        parts += [f"{self._solved} solved"] if self._solved else []
+        parts += [f"{self._failed} failed"] if self._failed else []
+        if self._done >= self._total:
+            parts.append(duration(spent))
+        elif made:
+            parts.append(f"{duration(spent / made * (self._total - self._done))} left")
+        return f"{self._stage}: {', '.join(parts)}{details}"
+
+    def _is_live(self) -> bool:
+        if self.live is None:
+            console = self.console
+            self.live = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
+        return self.live
+
+    def _keep(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def round_text(summary: RoundSummary) -> str:
+    """A round in one line."""
+    count = summary.rollouts
+    parts = [f"{summary.solved}/{count} solved"] if summary.solved is not None else [f"{count} self-edits"]
+    parts += [f"{summary.tasks_solved}/{summary.tasks} tasks by any"] if summary.tasks_solved is not None else []
+    parts += [f"{summary.valid}/{count} valid", f"{summary.ran}/{count} ran", f"{summary.distinct} distinct"]
+    parts += [f"held-out log-probability {summary.held_out:.3f}"] if summary.held_out is not None else []
+    return f"Round {summary.round + 1}: {', '.join(parts)}"

@@ -1,0 +1,117 @@
+"""An adapter that is kept: trained on text, worn again, alone and beneath a fresh one."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from arc_seal.errors import InputError
+from arc_seal.inner_loop.adapter import attached, worn
+from arc_seal.inner_loop.finetune import finetune
+from arc_seal.inner_loop.job import FinetuneSettings, Progress
+from arc_seal.models.base import Model
+from arc_seal.models.positions import model_positions
+from arc_seal.models.prompt import Prompt, Turn
+from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
+from tests.inner_loop.test_adapter import hidden, lora, snapshot
+from tests.models.builders import MODELS, SMALL
+
+SETTINGS = FinetuneSettings(lora_rank=8, lora_alpha=8.0, learning_rate=0.02, epochs=12, batch_size=2)
+ASKED = (Turn("user", ("inputs", *(grid for demo in SMALL.demos for grid in (demo.input, demo.output)))),)
+LESSONS = [Prompt((*ASKED, Turn("assistant", (text,), target=True))) for text in ('{"a":1}', '{"a":2}', '{"b":3}')]
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    model: Model = request.param(0)
+    return model
+
+
+def kept(model: Model, folder: Path, seed: int = 0) -> Path:
+    finetune(LESSONS, SETTINGS, seed, folder, model, ignore)
+    return folder
+
+
+def test_it_learns_and_leaves_the_model_as_it_was(model: Model, tmp_path: Path) -> None:
+    before, seen = snapshot(model), list[Progress]()
+    record = finetune(LESSONS, SETTINGS, 0, tmp_path / "policy", model, seen.append)
+    assert snapshot(model) == before
+    assert record.losses[-1] < 0.7 * record.losses[0]
+    assert record.updates == len(seen) == 12 * 2
+    assert {progress.stage for progress in seen} == {"finetune"}
+    assert record.targets == 12 * sum(model.codec.encode(lesson).target.sum() for lesson in LESSONS)
+
+
+def test_files_are_the_same_for_one_seed_and_replaced_whole(model: Model, tmp_path: Path) -> None:
+    one, two, other = (kept(model, tmp_path / name, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    names = {"adapter_config.json", "adapter_model.safetensors"}
+    assert {path.name for path in one.iterdir()} == names
+    weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (one, two, other)]
+    assert weights[0] == weights[1] != weights[2]
+    (other / "stale").write_text("from before")
+    kept(model, other)
+    assert {path.name for path in other.iterdir()} == names
+    assert (other / "adapter_model.safetensors").read_bytes() == weights[0]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
+
+
+def test_worn_it_says_what_it_learnt_and_comes_off_without_a_trace(model: Model, tmp_path: Path) -> None:
+    folder, before, states = kept(model, tmp_path / "policy"), snapshot(model), hidden(model)
+    fresh = loss(model)
+    with worn(model, folder):
+        assert loss(model) < 0.7 * fresh
+        assert not any(weight.requires_grad for weight in model.network.parameters())
+        changed = hidden(model)
+    assert not torch.allclose(changed, states, atol=1e-4)
+    assert snapshot(model) == before
+    with worn(model, folder):
+        assert torch.equal(hidden(model), changed)
+
+
+def test_a_fresh_adapter_stands_on_a_kept_one(model: Model, tmp_path: Path) -> None:
+    folder, before = kept(model, tmp_path / "policy"), snapshot(model)
+    with worn(model, folder):
+        states = hidden(model)
+    with attached(model, 4, 4.0, seed=0, beneath=folder):
+        assert torch.allclose(hidden(model), states, atol=1e-5)
+        beneath = {name: weight.clone() for name, weight in model.network.named_parameters() if ".kept." in name}
+        assert beneath and not any(dict(model.network.named_parameters())[name].requires_grad for name in beneath)
+        assert all(weight.requires_grad for weight in lora(model, ".default."))
+        learn(model, examples_of(model, [copying_task()]), training={"epochs": 3, "learning_rate": 0.05})
+        after = dict(model.network.named_parameters())
+        assert all(torch.equal(after[name], weight) for name, weight in beneath.items())
+        assert not torch.allclose(hidden(model), states, atol=1e-3)
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("broken", ["missing", "empty", "torn", "of another model"])
+def test_a_folder_without_a_fitting_adapter_is_bad_input(broken: str, tmp_path: Path) -> None:
+    model, folder = MODELS[0](0), tmp_path / "policy"
+    match broken:
+        case "empty":
+            folder.mkdir()
+        case "torn":
+            weights = kept(model, folder) / "adapter_model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:100])
+        case "of another model":
+            kept(MODELS[1](0), folder)
+    before = snapshot(model)
+    for wear in (worn(model, folder), attached(model, 4, 4.0, seed=0, beneath=folder)):
+        with pytest.raises(InputError, match=r"policy: expected a(n| folder with an) adapter"), wear:
+            pytest.fail("it was worn")
+        assert snapshot(model) == before
+
+
+def loss(model: Model) -> float:
+    """Mean over the lessons' targets, nats a token."""
+    examples = [model.codec.encode(lesson) for lesson in LESSONS]
+    total = targets = 0.0
+    for example in examples:
+        ids = torch.from_numpy(example.ids)[None]
+        positions = torch.from_numpy(example.positions)[:, None]
+        with torch.no_grad():
+            logits = model.network(input_ids=ids, position_ids=model_positions(positions)).logits[0]
+        (where,) = example.target.nonzero()
+        each = torch.log_softmax(logits[where - 1], dim=-1)[range(len(where)), ids[0, where]]
+        total, targets = total - float(each.sum()), targets + len(where)
+    return total / targets

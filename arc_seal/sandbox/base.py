@@ -56,16 +56,35 @@ class Outcome(Generic[R]):
 
 
 class Executor(Protocol):
-    """Runs jobs one after another on a model that stays loaded."""
+    """Runs jobs on models that stay loaded, up to `workers` of them at the same time.
+
+    `run` may be called from any number of threads; a job waits until a worker is free, so use one thread a worker.
+    """
+
+    @property
+    def workers(self) -> int:
+        """How many jobs run at the same time."""
+        ...
 
     def start(self) -> None:
-        """Begin to load the model, in the background where there is one."""
+        """Begin to load the models, in the background where there is one."""
         ...
 
     def run(self, job: Job[R], report: Report) -> Outcome[R]:
-        """Run a job to its outcome. A failed job is an outcome; a programming error is raised."""
+        """Run a job to its outcome. A failed job is an outcome; a programming error is raised.
+
+        Args:
+            job: What to run.
+            report: Called in this thread with what the job reports.
+
+        Raises:
+            ExecutorClosed: When the executor was closed before there was an outcome, or before the call.
+        """
         ...
 
     def close(self) -> None:
-        """Let the worker go."""
+        """Let the workers go, for good, from any thread.
+
+        Threads that are in `run` come back from it: close the executor first, and wait for the threads after that.
+        """
         ...

@@ -4,11 +4,12 @@ Failures are told apart here for every executor. The memory limit is not enforce
 deadline only when it next reports progress: one that hangs hangs the process. `process.py` keeps both for real.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from arc_seal.errors import InputError, JobFailure, Status
+from arc_seal.errors import ExecutorClosed, InputError, JobFailure, Status
 from arc_seal.inner_loop.job import Progress, Report
 from arc_seal.models.base import Model, ModelSource
 from arc_seal.sandbox.base import Job, Limits, Outcome, R
@@ -22,9 +23,12 @@ class InlineExecutor:
         limits: `timeout_s` is checked whenever a job reports progress; `memory_gib` is not enforced.
     """
 
+    workers = 1
+
     def __init__(self, source: ModelSource, limits: Limits) -> None:
         self._source, self._limits = source, limits
         self._model: Model | None = None
+        self._turn, self._closed = threading.Lock(), False
 
     @classmethod
     def from_settings(cls, source: ModelSource, *, timeout_s: float) -> Self:
@@ -43,7 +47,10 @@ class InlineExecutor:
 
         Raises:
             ModelError: When it cannot be found, read or used.
+            ExecutorClosed: When the executor has been closed.
         """
+        if self._closed:
+            raise ExecutorClosed
         if self._model is None:
             self._model = self._source.load()
         return self._model
@@ -53,17 +60,19 @@ class InlineExecutor:
 
         Raises:
             InputError: When the model, or something the job reads, is not as it must be.
+            ExecutorClosed: When the executor has been closed.
             Exception: Whatever else the job raises that is not a job's failure.
         """
-        loading = attempt(lambda: self._load(report))
-        if loading.result is None:
-            return failed_loading(loading)
-        model = loading.result
-        return attempt(lambda: job.run(model, self._until_deadline(report)))
+        with self._turn:
+            loading = attempt(lambda: self._load(report))
+            if loading.result is None:
+                return failed_loading(loading)
+            model = loading.result
+            return attempt(lambda: job.run(model, self._until_deadline(report)))
 
     def close(self) -> None:
-        """Let the model go."""
-        self._model = None
+        """Let the model go. A job that another thread is at ends when it next reports progress."""
+        self._closed, self._model = True, None
 
     def _load(self, report: Report) -> Model:
         if self._model is not None:
@@ -74,11 +83,13 @@ class InlineExecutor:
         return model
 
     def _until_deadline(self, report: Report) -> Report:
-        """A `report` that ends the job once its time is up."""
+        """A `report` that ends the job once its time is up or the executor is closed."""
         deadline = time.perf_counter() + self._limits.timeout_s
 
         def report_in_time(progress: Progress) -> None:
             report(progress)
+            if self._closed:
+                raise ExecutorClosed
             if time.perf_counter() > deadline:
                 raise _DeadlinePassed(timeout_message(self._limits.timeout_s))
 
@@ -113,6 +124,23 @@ def positive(setting: str, value: float, expected: str) -> float:
     return float(value)
 
 
+def whole(setting: str, value: int, least: int, otherwise: str = "") -> int:
+    """Check that a setting is a whole number of at least `least`.
+
+    Args:
+        setting: Its name.
+        value: What was found.
+        least: The smallest that will do.
+        otherwise: What else would do, for the message, as `, or null`.
+
+    Raises:
+        InputError: When it is not.
+    """
+    if type(value) is not int or value < least:
+        raise InputError(setting, "", f"a whole number above {least - 1}{otherwise}", repr(value))
+    return value
+
+
 def attempt(action: Callable[[], R]) -> Outcome[R]:
     """Do `action` to its outcome.
 
@@ -126,7 +154,7 @@ def attempt(action: Callable[[], R]) -> Outcome[R]:
         status = failure_status(error)
         if status is None:
             raise
-        return Outcome(status, None, _one_line(error), time.perf_counter() - started)
+        return Outcome(status, None, one_line(error), time.perf_counter() - started)
     return Outcome(Status.OK, result, "", time.perf_counter() - started)
 
 
@@ -160,6 +188,7 @@ def failure_status(error: Exception) -> Status | None:
     return None
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, else its name."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -28,6 +28,9 @@ if sys.platform != "win32":
 
 GIB = 1 << 30
 
+IN_WORKER = "in the worker:\n"
+"""How a note begins that has the traceback of an error's own process."""
+
 NO_LIMITS = Limits(timeout_s=float("inf"))
 """For the executor in the worker: the limits are kept from outside it."""
 
@@ -39,12 +42,14 @@ class Settings:
     Attributes:
         source: The pickled model source.
         memory_gib: Memory of one job in GiB, on top of the loaded model; None for no limit.
-        threads: Threads of a torch operation; None for torch's default.
+        threads: Threads of a torch operation; None for this worker's share of torch's default.
+        sharing: How many workers share this machine's cores.
     """
 
     source: bytes
     memory_gib: float | None
     threads: int | None
+    sharing: int = 1
 
 
 @dataclass(slots=True)
@@ -68,19 +73,19 @@ def begin(progress: Connection, settings: Settings) -> None:
 
 def load() -> bytes:
     """Load the model, then apply the limits. Returns a pickled `Outcome[None]`, or the error it ended in."""
-    return _reply(lambda: attempt(_load))
+    return reply(lambda: attempt(_load))
 
 
 def run(number: int, job: bytes) -> bytes:
     """Run a pickled job, its progress tagged with `number`. Returns its pickled outcome, or the error it ended in."""
-    return _reply(lambda: _run(number, job))
+    return reply(lambda: _run(number, job))
 
 
 def _load() -> None:
     state = _this_worker()
     state.executor = InlineExecutor(pickle.loads(state.settings.source), NO_LIMITS)
     state.executor.load()
-    _limit_threads(state.settings.threads)
+    _limit_threads(state.settings.threads, state.settings.sharing)
     _limit_memory(state.settings.memory_gib)
 
 
@@ -101,9 +106,13 @@ def _this_worker() -> _State:
     return _state
 
 
-def _limit_threads(threads: int | None) -> None:
+def _limit_threads(threads: int | None, sharing: int) -> None:
     torch = sys.modules.get("torch")  # there if the model needs it; a sandbox does not import torch itself
-    if threads is not None and torch is not None:
+    if torch is None:
+        return
+    if threads is None and sharing > 1:
+        threads = max(1, torch.get_num_threads() // sharing)  # torch's default: the physical cores, OMP_NUM_THREADS
+    if threads is not None:
         torch.set_num_threads(threads)
 
 
@@ -154,17 +163,31 @@ def _follow(sentinel: int) -> None:
     os._exit(1)
 
 
-def _reply(action: Callable[[], Outcome[Any]]) -> bytes:
+def reply(action: Callable[[], Outcome[Any]]) -> bytes:
+    """What came of `action`, pickled: an outcome, or the error it ended in; `outcome` reads it."""
     try:
         return pickle.dumps(action())
     except BaseException as error:  # also SystemExit, which would end the worker without a word
         return pickle.dumps(_portable(error))
 
 
+def outcome(replied: bytes) -> Outcome[Any]:
+    """What a `reply` says.
+
+    Raises:
+        Exception: The error in it.
+    """
+    answer = pickle.loads(replied)
+    if isinstance(answer, Outcome):
+        return answer
+    raise answer
+
+
 def _portable(error: BaseException) -> Exception:
     """The error with the worker's traceback as a note, as something that survives the way to the parent."""
-    note = "in the worker:\n" + "".join(traceback.format_exception(error))
-    error.add_note(note)
+    note = IN_WORKER + "".join(traceback.format_exception(error))
+    if not any(each.startswith(IN_WORKER) for each in getattr(error, "__notes__", ())):  # it may have come further
+        error.add_note(note)
     try:
         if isinstance(error, Exception) and type(pickle.loads(pickle.dumps(error))) is type(error):
             return error

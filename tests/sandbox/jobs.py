@@ -93,6 +93,59 @@ class Steps:
 
 
 @dataclass(frozen=True)
+class Meet:
+    """Waits until as many jobs are there as are to meet; returns whether they were, and when it began and ended.
+
+    Attributes:
+        folder: Where each leaves a file of its name.
+        name: This one's.
+        count: How many are to meet.
+    """
+
+    folder: Path
+    name: str
+    count: int
+
+    def run(self, model: Any, report: Report) -> tuple[bool, float, float]:
+        begun = time.monotonic()
+        (self.folder / self.name).touch()
+        met = wait_for(lambda: len(list(self.folder.iterdir())) >= self.count, 60)
+        time.sleep(0.05)
+        return met, begun, time.monotonic()
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Notes its name and process in a file, waits for a gate to open, then calls a function of this module.
+
+    Attributes:
+        log: The file.
+        name: What to note.
+        gate: A file; the gate is open when it is there.
+        function: What to do then.
+    """
+
+    log: Path
+    name: str
+    gate: Path
+    function: Callable[[], Any]
+
+    def run(self, model: Any, report: Report) -> Any:
+        with self.log.open("a") as log:
+            log.write(f"{self.name} {os.getpid()}\n")
+        wait_for(self.gate.exists, 120)
+        return self.function()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether a condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return condition()
+
+
+@dataclass(frozen=True)
 class StepsThenDies:
     """Reports a thousand steps and is killed."""
 
@@ -128,6 +181,10 @@ class Peculiar(Exception):
 
     def __init__(self, one: int, two: int) -> None:
         super().__init__(f"{one} and {two}")
+
+
+def nothing() -> None:
+    pass
 
 
 def hang() -> None:
@@ -180,6 +237,12 @@ def exit_with_0() -> None:
 
 def kill_self() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_parent() -> None:
+    """Take the process down that started this one, and with it this one."""
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
 
 
 def segfault() -> None:

@@ -1,6 +1,7 @@
-"""What every executor keeps, whichever process it runs its jobs in."""
+"""What every executor keeps, whichever processes and machines it runs its jobs on."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,15 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from arc_seal.errors import InputError, ModelError, Status
+from arc_seal.errors import ExecutorClosed, InputError, ModelError, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.sandbox.base import Executor, Limits
 from arc_seal.sandbox.inline import InlineExecutor
 from arc_seal.sandbox.process import ProcessExecutor
+from arc_seal.sandbox.ray import RayExecutor
+from arc_seal.sandbox.workers import Workers
 from tests.sandbox import jobs
+from tests.sandbox.cluster import needs_ray, placement
 
 LIMITS = Limits(timeout_s=30.0)
 CONF = Path(__file__).parents[2] / "conf" / "executor"
@@ -24,9 +28,22 @@ def ignore(progress: Progress) -> None:
     pass
 
 
-@pytest.fixture(scope="module", params=[InlineExecutor, ProcessExecutor])
+def two_processes(source: Any, limits: Limits) -> Executor:
+    return Workers([ProcessExecutor(source, limits) for _ in range(2)])
+
+
+def on_ray(source: Any, limits: Limits) -> Executor:
+    return RayExecutor(source, limits, placement())
+
+
+@pytest.fixture(
+    scope="module",
+    params=[InlineExecutor, ProcessExecutor, two_processes, pytest.param(on_ray, marks=[needs_ray, pytest.mark.slow])],
+)
 def make(request: pytest.FixtureRequest) -> Make:
     executor: Make = request.param
+    if executor is on_ray:
+        request.getfixturevalue("cluster")
     return executor
 
 
@@ -133,17 +150,67 @@ def test_a_job_that_reports_is_stopped_at_its_deadline(make: Make, log: Path) ->
     executor.close()
 
 
-def test_closing_twice_is_closing(make: Make, log: Path) -> None:
+def test_as_many_jobs_run_at_once_as_there_are_workers(executor: Executor, tmp_path: Path) -> None:
+    meetings = [jobs.Meet(tmp_path, str(number), executor.workers) for number in range(3 * executor.workers)]
+    with ThreadPoolExecutor(executor.workers + 1) as threads:
+        results = [outcome.result for outcome in threads.map(lambda job: executor.run(job, ignore), meetings)]
+    spans = [result[1:] for result in results if result is not None and result[0]]
+    assert len(spans) == len(meetings), "no job waited for the others in vain"
+    assert max(sum(begun <= now < ended for begun, ended in spans) for now, _ in spans) == executor.workers
+
+
+def test_each_thread_hears_of_its_own_job(executor: Executor) -> None:
+    def steps(count: int) -> list[int]:
+        seen: list[Progress] = []
+        assert executor.run(jobs.Echo("steps", steps=count), seen.append).status is Status.OK
+        return [progress.step for progress in seen if progress.total == count]
+
+    with ThreadPoolExecutor(executor.workers) as threads:
+        assert list(threads.map(steps, range(90, 96))) == [list(range(count)) for count in range(90, 96)]
+
+
+def test_closing_ends_what_is_under_way_and_what_waits(make: Make, log: Path) -> None:
     executor = make(jobs.FakeSource(log), LIMITS)
-    executor.close()
-    executor.close()
+    seen: list[Progress] = []
+    with ThreadPoolExecutor(executor.workers + 2) as threads:
+        running = [threads.submit(executor.run, jobs.Steps(), seen.append) for _ in range(executor.workers + 2)]
+        assert jobs.wait_for(lambda: any(progress.stage == "train" for progress in seen), 60)
+        executor.close()
+        for each in running:
+            with pytest.raises(ExecutorClosed, match="the executor was closed"):
+                each.result(timeout=10)
 
 
-@pytest.mark.parametrize("name", ["inline", "process"])
-def test_configuration_makes_the_executor(name: str, log: Path) -> None:
-    executor = instantiate(OmegaConf.load(CONF / f"{name}.yaml"))(jobs.FakeSource(log))
-    assert type(executor) is (InlineExecutor if name == "inline" else ProcessExecutor)
+def test_closing_is_for_good(make: Make, tmp_path: Path) -> None:
+    executor = make(jobs.FakeSource(tmp_path / "log"), LIMITS)
+    executor.close()
+    executor.close()
+    with pytest.raises(ExecutorClosed):
+        executor.run(jobs.Echo("late"), ignore)
+    assert not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "kind", "workers"),
+    [
+        ("inline", {}, InlineExecutor, 1),
+        ("process", {}, ProcessExecutor, 1),
+        ("process", {"workers": 2}, Workers, 2),
+    ],
+)
+def test_configuration_makes_the_executor(
+    name: str, setting: dict[str, Any], kind: type, workers: int, log: Path
+) -> None:
+    executor = instantiate(OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), setting))(jobs.FakeSource(log))
+    assert (type(executor), executor.workers) == (kind, workers)
     assert executor.run(jobs.Echo("configured"), ignore).status is Status.OK
+    executor.close()
+
+
+@needs_ray
+def test_configuration_makes_the_ray_executor(log: Path) -> None:
+    executor = instantiate(OmegaConf.load(CONF / "ray.yaml"))(jobs.FakeSource(log))
+    assert (type(executor), executor.workers) == (RayExecutor, 2)
     executor.close()
 
 
@@ -166,6 +233,19 @@ def test_configuration_makes_the_executor(name: str, log: Path) -> None:
             "executor.threads: expected a whole number above 0, or null for torch's default, found 1.5",
         ),
         ("process", {"load_timeout_s": None}, "executor.load_timeout_s: expected seconds above 0, found None"),
+        ("process", {"workers": 0}, "executor.workers: expected a whole number above 0, found 0"),
+        ("process", {"workers": "two"}, "executor.workers: expected a whole number above 0, found 'two'"),
+        ("ray", {"workers": 1.0}, "executor.workers: expected a whole number above 0, found 1.0"),
+        ("ray", {"num_cpus": -1}, "executor.num_cpus: expected 0, a part of 1, or a whole number, found -1"),
+        ("ray", {"num_gpus": 1.5}, "executor.num_gpus: expected 0, a part of 1, or a whole number, found 1.5"),
+        ("ray", {"retries": -1}, "executor.retries: expected a whole number above -1, found -1"),
+        ("ray", {"place_timeout_s": 0}, "executor.place_timeout_s: expected seconds above 0, found 0"),
+        (
+            "ray",
+            {"address": "ray://head:10001"},
+            "executor.address: expected auto, HOST:PORT of a cluster's head, or null for a cluster on this machine, "
+            "found 'ray://head:10001'",
+        ),
     ],
 )
 def test_configuration_is_checked(name: str, setting: dict[str, Any], line: str, log: Path) -> None:

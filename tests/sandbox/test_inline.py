@@ -2,13 +2,16 @@
 
 import errno
 import os
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from arc_seal.errors import (
     Diverged,
+    ExecutorClosed,
     GridError,
     InvalidSelfEdit,
     ModelError,
@@ -63,10 +66,26 @@ def test_a_job_shares_the_process_and_loads_on_first_use(tmp_path: Path) -> None
     assert outcome.result == ("here", "fake model", os.getpid())
 
 
-def test_closing_lets_the_model_go(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    executor = InlineExecutor(jobs.FakeSource(log), Limits())
+class Network:
+    """A model that is an object, so that it can be seen to go."""
+
+
+class NetworkSource:
+    def __init__(self) -> None:
+        self.models: list[weakref.ref[Network]] = []
+
+    def load(self) -> Any:
+        network = Network()
+        self.models.append(weakref.ref(network))
+        return network
+
+
+def test_closing_lets_the_model_go() -> None:
+    source = NetworkSource()
+    executor = InlineExecutor(source, Limits())
     executor.load()
+    assert source.models[0]() is not None
     executor.close()
-    executor.load()
-    assert len(log.read_text().split()) == 2
+    assert source.models[0]() is None
+    with pytest.raises(ExecutorClosed):
+        executor.load()

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,28 +16,13 @@ from arc_seal.inner_loop.job import Progress
 from arc_seal.sandbox.base import Limits
 from arc_seal.sandbox.process import ProcessExecutor
 from tests.sandbox import jobs
+from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, workers_told
 
-ROOT = Path(__file__).parents[2]
 LIMITS = Limits(timeout_s=1.5, memory_gib=2.0)
 
 
 def ignore(progress: Progress) -> None:
     pass
-
-
-def is_running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
-
-
-def ends_within(pid: int, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while is_running(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not is_running(pid)
 
 
 @pytest.fixture(scope="module")
@@ -181,20 +164,6 @@ def test_a_worker_that_ends_while_loading_is_an_outcome(
     assert (outcome.status, outcome.message) == (status, message)
 
 
-def script(body: str) -> list[str]:
-    """A command that runs `body` with an executor whose jobs may take a minute."""
-    head = """
-        import sys
-        from pathlib import Path
-        from arc_seal.sandbox.base import Limits
-        from arc_seal.sandbox.process import ProcessExecutor
-        from tests.sandbox import jobs
-        def tell(progress):
-            print(progress.stage, progress.step, flush=True)
-    """
-    return [sys.executable, "-W", "error", "-c", textwrap.dedent(head) + textwrap.dedent(body)]
-
-
 def test_torch_is_loaded_in_the_worker_alone(tmp_path: Path) -> None:
     body = f"""
         import json
@@ -206,7 +175,7 @@ def test_torch_is_loaded_in_the_worker_alone(tmp_path: Path) -> None:
         print(json.dumps([first.status, first.result, second.status, second.message, heavy]))
         executor.close()
     """
-    ran = subprocess.run(script(body), cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    ran = subprocess.run(command(body), cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
     assert (ran.returncode, ran.stderr) == (0, "")
     first, threads, second, message, heavy = json.loads(ran.stdout)
     assert (first, threads, second, heavy) == ("ok", 1, "out_of_memory", [])
@@ -215,15 +184,11 @@ def test_torch_is_loaded_in_the_worker_alone(tmp_path: Path) -> None:
 
 def running_job(tmp_path: Path, function: str) -> tuple[subprocess.Popen[str], int]:
     """A parent in a process group of its own, with a worker in the middle of a job; the worker's id."""
-    body = f"""
+    parent = begun(f"""
         executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), Limits(60.0))
         executor.run(jobs.Call(jobs.{function}), tell)
-    """
-    parent = subprocess.Popen(
-        script(body), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert parent.stdout is not None
-    worker = next(int(line.split()[1]) for line in parent.stdout if line.startswith("predict"))
+    """)
+    (worker,) = workers_told(parent, 1)
     assert is_running(worker)
     return parent, worker
 
@@ -249,16 +214,12 @@ def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path, function: str
 
 @pytest.mark.parametrize("after_s", [0.0, 0.15])
 def test_an_interrupt_while_the_worker_starts_is_quiet(after_s: float) -> None:
-    body = """
-        import time
+    parent = begun("""
         executor = ProcessExecutor(jobs.BadSource(jobs.hang_in_c), Limits(60.0))
         executor.start()
         print("started", flush=True)
         executor.run(jobs.Echo("never"), lambda progress: None)
-    """
-    parent = subprocess.Popen(
-        script(body), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    """)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "started\n"
     time.sleep(after_s)
@@ -273,6 +234,6 @@ def test_a_parent_that_forgets_to_close_still_ends(tmp_path: Path) -> None:
         executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), Limits(60.0))
         print(executor.run(jobs.Echo("done"), lambda progress: None).result[2])
     """
-    ran = subprocess.run(script(body), cwd=ROOT, capture_output=True, text=True, check=False, timeout=20)
+    ran = subprocess.run(command(body), cwd=ROOT, capture_output=True, text=True, check=False, timeout=20)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert not is_running(int(ran.stdout))

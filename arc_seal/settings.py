@@ -48,8 +48,10 @@ def rollout_settings(
     """How self-edits are proposed and tried.
 
     Raises:
-        InputError: On a tool or a bound of the self-edit that makes no sense.
+        InputError: On a tool or a bound of the self-edit that makes no sense, or one by hand that nobody would try.
     """
+    if author == "policy" and config.self_edit.written is not None:
+        raise InputError("self_edit.json", "", "null, for the policy writes its own", "a self-edit given by hand")
     folders = config.toolbox_folders
     schema = make_schema(config.self_edit.bounds, Toolbox.load([Path(folder) for folder in folders]))
     return RolloutSettings(

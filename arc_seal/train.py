@@ -48,14 +48,16 @@ def main(argv: Sequence[str]) -> int:
 def _job(composed: "Composed") -> None:
     from arc_seal.config import TrainConfig, make, read_config
     from arc_seal.outer_loop.ledger import Ledger
-    from arc_seal.outer_loop.restem import LEDGER, POLICIES, restem, summarise
+    from arc_seal.outer_loop.restem import LEDGER, POLICIES, check_solutions, restem, summarise
     from arc_seal.settings import entries, restem_settings, rollout_settings
     from arc_seal.ui.rollouts import RolloutsView
     from arc_seal.ui.terminal import terminal_console
 
     config = read_config(composed.values, TrainConfig)
     tasks = entries(config.data.train, config.data)
-    settings = rollout_settings(config, config.seed, "policy")
+    if config.restem.reward == "solution":
+        check_solutions(tasks)
+    settings, earlier = rollout_settings(config, config.seed, "policy"), reused(config)
     source = make(config.model)
     executor = make(config.executor)(source)
     finetuner = make(finetuning(config.executor, config.restem.finetune.timeout_s))(source)
@@ -66,7 +68,7 @@ def _job(composed: "Composed") -> None:
             ledger.begin("train", recorded(config))
             policies = restem(
                 "train", tasks, executor, finetuner, settings, restem_settings(config.restem),
-                reused(config), ledger, composed.folder / POLICIES, view,
+                earlier, ledger, composed.folder / POLICIES, view,
             )  # fmt: skip
         finally:
             view.close()

@@ -1,8 +1,14 @@
 """Settings of the whole test run."""
 
 import signal
+import time
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.smoke import Finished
 
 # No deadline: the time of one example says little on a busy two-core machine.
 settings.register_profile("arc-seal", deadline=None, max_examples=50)
@@ -10,3 +16,13 @@ settings.load_profile("arc-seal")
 
 # A shell that starts the tests in the background has them ignore SIGINT, and so would the commands that they interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> "Finished":
+    """A training run that nothing has disturbed, to be looked at and copied, not to be changed."""
+    from tests.smoke import LABEL_FREE, Finished, run  # most tests do without
+
+    folder, started = tmp_path_factory.mktemp("smoke"), time.monotonic()
+    done = run(folder, "train", *LABEL_FREE)
+    return Finished(folder / "runs" / "restem" / "smoke-seed0", done, time.monotonic() - started)

@@ -169,19 +169,24 @@ def test_suggests_the_nearest_name() -> None:
     assert suggestion("xyz", ["seed", "samples"]) == ""
 
 
-def test_help_describes_every_group_and_setting() -> None:
+@pytest.mark.parametrize("command", ["solve", "train", "evaluate"])
+def test_help_describes_every_group_and_setting(command: str) -> None:
     conf = conf_dir()
-    text = help_text("solve", "USAGE", conf)
+    text = help_text(command, "USAGE", conf)
     assert text.startswith("USAGE\n")
-    settings = OmegaConf.load(conf / "solve.yaml")
-    for name, value in settings.items():
+    settings = OmegaConf.load(conf / f"{command}.yaml")
+    shared = OmegaConf.load(conf / "rollouts" / "default.yaml")
+    for name, value in {**settings, **shared}.items():
         if name not in ("defaults", "hydra"):
-            shown = "null" if value is None else str(value).lower()
+            shown = "null" if value is None else str(value).lower().replace("'", "")
             assert re.search(rf"^  {name}={re.escape(shown)}\n      \S", text, re.MULTILINE), name
-    for default in settings.defaults:
+    for default in OmegaConf.to_container(settings.defaults, resolve=False):
         for group, option in default.items() if hasattr(default, "items") else ():
-            if not group.startswith("override"):
-                assert re.search(rf"^  {group} .*\b{re.escape(option)}\*", text, re.MULTILINE), group
+            if not group.startswith(("override", "optional")) and group != "rollouts":
+                chosen = {"restem": "grid"}.get(group, option)
+                assert re.search(rf"^  {group} .*\b{re.escape(chosen)}\*", text, re.MULTILINE), group
+    assert not re.search(r"^  rollouts", text, re.MULTILINE)  # one option: its settings are the command's own
+    assert ("  experiment " in text and "seal_arc" in text) == (command != "solve")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

@@ -1,5 +1,6 @@
 """Supervised fine-tuning of an adapter that is kept: the M-step of ReST-EM."""
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -90,6 +91,7 @@ def _keep(adapter: PeftModel, folder: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         adapter.save_pretrained(str(draft))
         (draft / "README.md").unlink(missing_ok=True)  # peft's is a form to be filled in
+        _sort_modules(draft / "adapter_config.json")
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(draft, folder)
@@ -97,3 +99,10 @@ def _keep(adapter: PeftModel, folder: Path) -> None:
         raise InputError(str(folder), "", "a folder that can be written", str(error.strerror or error)) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sort_modules(config: Path) -> None:
+    """Put the layers' names in order: peft keeps a set, whose order is another in every process."""
+    values = json.loads(config.read_text("utf-8"))
+    values["target_modules"] = sorted(values["target_modules"])
+    config.write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")

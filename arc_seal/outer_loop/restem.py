@@ -93,7 +93,7 @@ def restem(
         Diverged: When fine-tuning failed.
     """
     if restem.reward == "solution":
-        _check_solutions(entries)
+        check_solutions(entries)
     tasks = {task.id: task for task, _ in entries}
     policies: list[PolicyRow] = []
     for number in range(restem.rounds):
@@ -114,6 +114,19 @@ def restem(
         watch.policy(row)
         policies += [row] if row else []
     return policies
+
+
+def check_solutions(entries: Sequence[Entry]) -> None:
+    """Check that every task can be rewarded by its solution.
+
+    Raises:
+        InputError: When one has none.
+    """
+    for task, solution in entries:
+        if solution is None:
+            raise InputError(
+                task.id, "", "a task with its solution, or restem.reward=held_out_demo, which needs none", "no solution"
+            )
 
 
 def wearing(settings: RolloutSettings, policy: Path | None, adapt_from: Literal["base", "policy"]) -> RolloutSettings:
@@ -204,14 +217,6 @@ def summarise(number: int, rows: Sequence[RolloutRow]) -> RoundSummary:
         distinct=len({(row.task, row.self_edit) for row in rows if row.self_edit is not None}),
         held_out=fmean(examined) if examined else None,
     )
-
-
-def _check_solutions(entries: Sequence[Entry]) -> None:
-    for task, solution in entries:
-        if solution is None:
-            raise InputError(
-                task.id, "", "a task with its solution, or restem.reward=held_out_demo, which needs none", "no solution"
-            )
 
 
 def _of_round(settings: RolloutSettings, number: int) -> RolloutSettings:

@@ -1,7 +1,7 @@
 """Choosing among self-edits without a solution: the demonstrations hold their own examination."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from arc_seal.arc.task import Solution, Task
@@ -35,6 +35,7 @@ def roll_out_best(
     select: SelectSettings,
     watch: Watch,
     start: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[Rollout, ...]:
     """Examine every self-edit, then try the best and those close to it, the best first.
 
@@ -48,14 +49,15 @@ def roll_out_best(
         settings: How self-edits are tried.
         select: How to choose.
         watch: Told what happens.
-        start: When the work on the task began, on the clock of `time.monotonic`.
+        start: When the work on the task began, on the clock.
+        clock: Seconds from any starting point.
     """
-    clock = _Clock(start, select.deadline_s, folds=min(settings.folds, len(task.demos)))
-    outcomes = _examined(proposals, task, executor, settings, watch, clock)
+    time_left = _TimeLeft(start, select.deadline_s, folds=min(settings.folds, len(task.demos)), clock=clock)
+    outcomes = _examined(proposals, task, executor, settings, watch, time_left)
     ranked = _ranked(outcomes, select.margin) or _first_open(proposals, outcomes)
     rollouts: dict[int, Rollout] = {}
     for sample in ranked:
-        if not rollouts or clock.allows():
+        if not rollouts or time_left.allows():
             tried = roll_out(sample, proposals[sample], task, solution, executor, settings, watch)
             rollouts[sample] = replace(tried, held_out=_examination(outcomes, sample))
     for sample, proposal in enumerate(proposals):
@@ -68,11 +70,11 @@ def roll_out_best(
     return tuple(rollouts[sample] for sample in range(len(proposals)))
 
 
-class _Clock:
+class _TimeLeft:
     """Knows how long jobs take, and whether there is time for one more."""
 
-    def __init__(self, start: float, deadline_s: float | None, folds: int) -> None:
-        self._start, self._deadline_s, self._folds = start, deadline_s, folds
+    def __init__(self, start: float, deadline_s: float | None, folds: int, clock: Callable[[], float]) -> None:
+        self._start, self._deadline_s, self._folds, self._clock = start, deadline_s, folds, clock
         self.longest_s = 0.0
 
     def allows(self, examinations: int = 0) -> bool:
@@ -80,7 +82,7 @@ class _Clock:
         if self._deadline_s is None:
             return True
         inner_loop_s = 1.5 * self.longest_s / self._folds  # it has more demonstrations than one that is examined
-        return time.monotonic() - self._start + examinations * self.longest_s + inner_loop_s <= self._deadline_s
+        return self._clock() - self._start + examinations * self.longest_s + inner_loop_s <= self._deadline_s
 
 
 def _examined(
@@ -89,7 +91,7 @@ def _examined(
     executor: Executor,
     settings: RolloutSettings,
     watch: Watch,
-    clock: _Clock,
+    time_left: _TimeLeft,
 ) -> dict[int, Outcome[Examination]]:
     """The examinations that there was time for, by sample; of equal self-edits the first stands for all."""
     outcomes: dict[int, Outcome[Examination]] = {}
@@ -97,11 +99,11 @@ def _examined(
     for sample, proposal in enumerate(proposals):
         if proposal.status is not Status.OK or proposal.self_edit in seen:
             continue
-        if outcomes and not clock.allows(examinations=1):
+        if outcomes and not time_left.allows(examinations=1):
             break
         seen.add(proposal.self_edit)
         outcomes[sample] = examine(sample, proposal, task, executor, settings, watch)
-        clock.longest_s = max(clock.longest_s, outcomes[sample].seconds)
+        time_left.longest_s = max(time_left.longest_s, outcomes[sample].seconds)
     return outcomes
 
 

@@ -43,6 +43,7 @@ class RolloutsView:
     _failed: int = 0
     _began_s: float = 0.0
     _shown_s: float = -math.inf
+    _kept: str = ""
 
     def title(self, text: str) -> None:
         """Say what comes next."""
@@ -110,7 +111,7 @@ class RolloutsView:
         if self._live is not None:
             self._live.stop()
             self._live = None
-        if self._done > self._known:
+        if self._done > self._known and self._kept != self._line(""):
             self._keep(self._line(""))
         self._stage, self._done, self._known, self._total = "", 0, 0, 0
 
@@ -142,6 +143,7 @@ class RolloutsView:
         return self.live
 
     def _keep(self, line: str) -> None:
+        self._kept = line
         self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -1,5 +1,6 @@
 """An adapter that is kept: trained on text, worn again, alone and beneath a fresh one."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,8 @@ def test_files_are_the_same_for_one_seed_and_replaced_whole(model: Model, tmp_pa
     assert {path.name for path in one.iterdir()} == names
     weights = [(folder / "adapter_model.safetensors").read_bytes() for folder in (one, two, other)]
     assert weights[0] == weights[1] != weights[2]
+    layers = json.loads((one / "adapter_config.json").read_text("utf-8"))["target_modules"]
+    assert layers == sorted(layers)  # and not in the order of a set, which is another in every process
     (other / "stale").write_text("from before")
     kept(model, other)
     assert {path.name for path in other.iterdir()} == names

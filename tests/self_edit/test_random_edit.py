@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from arc_seal.errors import InputError
 from arc_seal.places import tools_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
-from arc_seal.self_edit.random_edit import RandomEdits, random_edit
-from arc_seal.self_edit.schema import Bounds, Interval, Rates, SelfEditSchema
+from arc_seal.self_edit.paper import PaperBounds, PaperSchema, Strategy
+from arc_seal.self_edit.random_edit import RandomEdits, draw_edit, random_edit
+from arc_seal.self_edit.schema import Bounds, Interval, Rates, Schema, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, write_tool
 
@@ -145,6 +146,41 @@ def test_a_rule_that_no_schema_says_is_an_error(tmp_path: Path) -> None:
     write_tool(tmp_path, "digits", TOOL.format(name="digits", arguments=arguments))
     with pytest.raises(InputError, match=r"tool digits: expected a valid call among 1000 random ones, found word: "):
         many(RandomEdits(Toolbox.load([tmp_path]), BOUNDS), 50)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32), st.sampled_from([SCHEMA, PaperSchema(PaperBounds(max_examples=100))]))
+def test_an_edit_of_any_form_is_one_of_its_schema(seed: int, schema: Schema) -> None:
+    drawn = draw_edit(schema, Random(seed))
+    assert schema.parse(schema.canonical(drawn)) == drawn
+    assert draw_edit(schema, Random(seed)) == drawn
+
+
+def test_an_edit_of_the_default_form_is_drawn_as_random_edits_are() -> None:
+    assert [draw_edit(SCHEMA, Random(seed)) for seed in range(3)] == [EDITS.draw(Random(seed)) for seed in range(3)]
+
+
+def test_every_field_of_the_paper_s_form_comes() -> None:
+    bounds, rng = PaperBounds(max_examples=100), Random(0)
+    schema = PaperSchema(bounds)
+    drawn = [draw_edit(schema, rng) for _ in range(400)]
+    seen = {leaf for each in drawn for leaf in leaves(json.loads(schema.canonical(each)))}
+    for name in ("basic", "size", "chain", "repeat"):
+        assert {(f"use_{name}_augmentations", True), (f"use_{name}_augmentations", False)} <= seen
+    assert {value for name, value in seen if name == "strategy"} == set(get_args(Strategy))
+    assert {value for name, value in seen if name == "num_train_epochs"} == set(range(1, 4))
+    rates = [each.training.learning_rate for each in drawn]
+    assert bounds.learning_rate.low <= min(rates) < 0.00003 and 0.0005 < max(rates) <= bounds.learning_rate.high
+    assert {each.training.max_examples for each in drawn} == {100}
+
+
+def test_a_form_that_nobody_can_draw_is_a_programming_error() -> None:
+    class Another(SelfEditSchema):
+        pass
+
+    assert draw_edit(Another(TOOLBOX, BOUNDS), Random(0)) == EDITS.draw(Random(0))
+    with pytest.raises(TypeError, match="object has no random self-edits"):
+        draw_edit(object(), Random(0))  # type: ignore[arg-type]
 
 
 def many(edits: RandomEdits, count: int) -> list[SelfEdit]:

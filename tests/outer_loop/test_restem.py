@@ -1,0 +1,190 @@
+"""What ReST-EM rewards and imitates, and how it counts."""
+
+import random
+from collections import Counter
+from dataclasses import replace
+from math import inf
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arc_seal.errors import Status
+from arc_seal.inner_loop.job import FinetuneSettings
+from arc_seal.outer_loop.ledger_rows import RolloutRow
+from arc_seal.outer_loop.restem import RestemSettings, RoundSummary, chosen, rewarded, summarise, wearing
+from tests.outer_loop.fakes import ROLLOUTS
+from tests.outer_loop.ledger_builders import rollout
+
+PAPER = RestemSettings(
+    rounds=1,
+    samples=4,
+    reward="solution",
+    examine=False,
+    margin=0.02,
+    per_task=None,
+    adapt_from="base",
+    finetune=FinetuneSettings(),
+)
+LABEL_FREE = replace(PAPER, reward="held_out_demo")
+
+
+def of(task: str, *self_edits: str, **changes: Any) -> list[RolloutRow]:
+    """Rewarded roll-outs of a task."""
+    return [
+        rollout(sample, **{"task": task, "self_edit": text, "reward": 1, **changes})
+        for sample, text in enumerate(self_edits)
+    ]
+
+
+def examined(*held_out: float | None, **changes: Any) -> list[RolloutRow]:
+    """Roll-outs of one task by what their examinations said."""
+    return [rollout(sample, **{"held_out": each, "reward": 0, **changes}) for sample, each in enumerate(held_out)]
+
+
+def test_by_the_solution_those_that_solved_it() -> None:
+    rows = [
+        *of("a", "A"),
+        rollout(1, reward=0),
+        rollout(2, reward=None),
+        rollout(3, reward=1, self_edit=None),
+        rollout(4, reward=0, status=Status.TIMEOUT),
+    ]
+    assert rewarded(rows, PAPER) == rows[:1]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "best"),
+    [
+        ((-3.0, -1.0, -2.0), [1]),
+        ((-1.0, -2.0, -1.0), []),  # it is the median itself
+        ((-1.0, -2.0, -3.0, -1.0), [0]),  # among equals the first
+        ((-1.0, -1.01, -1.02), []),  # not clearly
+        ((-1.0, -1.021, -1.03), [0]),
+        ((None, -2.0, -1.0), [2]),
+        ((None, None), []),
+        ((-1.0,), []),
+        ((-inf, -inf, -5.0), [2]),
+        ((-inf, -inf), []),
+        ((), []),
+    ],
+)
+def test_by_the_demonstrations_the_best_where_it_beats_the_median(
+    held_out: tuple[float | None, ...], best: list[int]
+) -> None:
+    assert [row.sample for row in rewarded(examined(*held_out), LABEL_FREE)] == best
+
+
+def test_by_the_demonstrations_each_round_is_judged_by_itself() -> None:
+    rows = [*examined(-9.0, -9.0, -8.0), *examined(-3.0, -1.0, -3.0, round=1), *examined(-5.0, -5.0, round=2)]
+    assert [(row.round, row.sample) for row in rewarded(rows, LABEL_FREE)] == [(0, 2), (1, 1)]
+    other_run = [*examined(-9.0, -9.0, -8.0), *examined(-3.0, -1.0, -3.0, run="another")]
+    assert [(row.run, row.sample) for row in rewarded(other_run, LABEL_FREE)] == [("seal", 2), ("another", 1)]
+
+
+def test_what_failed_is_not_rewarded_by_the_demonstrations() -> None:
+    rows = examined(-1.0, -2.0, -3.0)
+    rows[0] = replace(rows[0], status=Status.DIVERGED)
+    rows[1] = replace(rows[1], self_edit=None)
+    assert rewarded(rows, LABEL_FREE) == []
+
+
+@given(st.lists(st.floats(-5, 0), max_size=9), st.floats(0, 1))
+def test_at_most_one_of_a_round_and_none_better(held_out: list[float], margin: float) -> None:
+    rows = examined(*held_out)
+    found = rewarded(rows, replace(LABEL_FREE, margin=margin))
+    assert len(found) <= 1
+    if found:
+        assert found[0].held_out == max(held_out) > median(held_out) + margin
+    elif held_out:
+        assert max(held_out) <= median(held_out) + margin
+
+
+def test_equal_self_edits_of_a_task_are_imitated_once() -> None:
+    rows = [*of("b", "A", "B", "A"), *of("a", "A")]
+    assert [(row.task, row.round, row.sample) for row in chosen(rows, PAPER, 0)] == [
+        ("a", 0, 0),
+        ("b", 0, 0),
+        ("b", 0, 1),
+    ]
+
+
+def test_rounds_and_earlier_runs_count_together_the_first_standing_for_its_like() -> None:
+    later = of("a", "B", "C", round=1)
+    rows = [*later, *of("a", "A", "B"), *of("a", "C", "D", run="0")]
+    assert [(row.run, row.round, row.self_edit) for row in chosen(rows, PAPER, 0)] == [
+        ("0", 0, "C"), ("0", 0, "D"), ("seal", 0, "A"), ("seal", 0, "B"),
+    ]  # fmt: skip
+
+
+def test_chance_decides_where_there_are_too_many() -> None:
+    rows, capped = of("a", *map(str, range(6))), replace(PAPER, per_task=2)
+    draws = [tuple(row.sample for row in chosen(rows, capped, seed)) for seed in range(60)]
+    assert all(len(draw) == 2 and draw[0] < draw[1] for draw in draws)
+    assert set(Counter(sample for draw in draws for sample in draw)) == set(range(6))
+    assert chosen(rows, capped, 3) == chosen(rows[::-1], capped, 3)
+
+
+ROWS = st.lists(
+    st.builds(
+        rollout,
+        sample=st.integers(0, 4),
+        run=st.sampled_from(["seal", "earlier"]),
+        round=st.integers(0, 1),
+        task=st.sampled_from("ab"),
+        self_edit=st.sampled_from(["A", "B", "C", None]),
+        reward=st.sampled_from([0, 1]),
+        held_out=st.sampled_from([-1.0, -2.0, -inf, None]),
+        status=st.sampled_from([Status.OK, Status.OK, Status.TIMEOUT]),
+    ),
+    unique_by=lambda row: (row.run, row.round, row.task, row.sample),
+    max_size=20,
+)
+
+
+@settings(max_examples=40)
+@given(ROWS, st.sampled_from(["solution", "held_out_demo"]), st.sampled_from([None, 1, 2]), st.randoms())
+def test_what_is_imitated_holds_its_rules(
+    rows: list[RolloutRow], reward: Any, per_task: int | None, rng: random.Random
+) -> None:
+    wanted = replace(PAPER, reward=reward, per_task=per_task)
+    kept = chosen(rows, wanted, seed=0)
+    earned = [row for task in "ab" for row in rewarded([row for row in rows if row.task == task], wanted)]
+    assert all(row in earned for row in kept)
+    pairs = [(row.task, row.self_edit) for row in kept]
+    assert len(set(pairs)) == len(pairs)
+    for task in "ab":
+        distinct = {row.self_edit for row in earned if row.task == task}
+        assert sum(row.task == task for row in kept) == min(len(distinct), per_task or len(distinct))
+    rng.shuffle(rows)
+    assert chosen(rows, wanted, seed=0) == kept
+
+
+def test_a_round_is_counted() -> None:
+    rows = [
+        *of("a", "A"),
+        rollout(1, task="a", self_edit="A", same_as=0, reward=1),
+        rollout(2, task="a", self_edit=None, status=Status.INVALID_SELF_EDIT, reward=0, held_out=None),
+        rollout(3, task="a", self_edit=None, status=Status.TIMEOUT, reward=0, held_out=None),
+        *of("b", "A", reward=0, status=Status.DIVERGED, held_out=-3.25),
+    ]
+    assert summarise(4, rows) == RoundSummary(
+        round=4, rollouts=5, valid=3, ran=2, solved=2, tasks=2, tasks_solved=1, distinct=2, held_out=-2.25
+    )  # fmt: skip
+
+
+def test_where_nothing_was_to_be_solved_nothing_is_said_of_it() -> None:
+    counted = summarise(0, examined(-1.0, -3.0, reward=None))
+    assert (counted.solved, counted.tasks_solved, counted.held_out) == (None, None, -2.0)
+    assert summarise(0, [rollout(held_out=None)]).held_out is None
+
+
+def test_a_policy_is_worn_by_who_is_to_wear_it(tmp_path: Path) -> None:
+    assert wearing(ROLLOUTS, None, "policy") == ROLLOUTS
+    assert wearing(ROLLOUTS, tmp_path, "base") == replace(ROLLOUTS, policy=str(tmp_path))
+    assert wearing(ROLLOUTS, tmp_path, "policy") == replace(ROLLOUTS, policy=str(tmp_path), adapt_from=str(tmp_path))
+    worn = wearing(wearing(ROLLOUTS, tmp_path / "1", "policy"), tmp_path / "2", "base")
+    assert (worn.policy, worn.adapt_from) == (str(tmp_path / "2"), None)

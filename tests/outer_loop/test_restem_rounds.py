@@ -1,0 +1,231 @@
+"""The rounds of ReST-EM: who writes, what is imitated, what is done again; and what never gets in."""
+
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from arc_seal.arc.grid import Grid
+from arc_seal.arc.task import Solution, Task
+from arc_seal.arc.task_file import Entry
+from arc_seal.errors import Diverged, InputError, Status
+from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneSettings
+from arc_seal.models.base import Sampling
+from arc_seal.models.scripted import ScriptedModel
+from arc_seal.outer_loop.ledger import Ledger
+from arc_seal.outer_loop.ledger_rows import PolicyRow, RolloutRow
+from arc_seal.outer_loop.policy import FinetuneJob, Lesson, WriteJob
+from arc_seal.outer_loop.restem import RestemSettings, restem
+from arc_seal.outer_loop.rollout import derived_seed
+from tests.inner_loop.builders import copying_task, ignore
+from tests.outer_loop.fakes import ROLLOUTS, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
+from tests.outer_loop.test_restem import LABEL_FREE, PAPER, of
+from tests.self_edit.builders import random_grid
+
+
+class Run:
+    """A run in a folder, and what was asked in it."""
+
+    def __init__(self, ledger: Ledger, folder: Path, **executor: Any) -> None:
+        self.ledger, self.folder = ledger, folder
+        self.executor, self.finetuner, self.notes = FakeExecutor(**executor), FakeExecutor(), Notes()
+
+    def go(
+        self,
+        wanted: RestemSettings = PAPER,
+        tasks: Sequence[Entry] | None = None,
+        reused: Sequence[RolloutRow] = (),
+        seed: int = 0,
+        **changes: Any,
+    ) -> list[PolicyRow]:
+        return restem(
+            "train", entries() if tasks is None else tasks, self.executor, self.finetuner,
+            replace(ROLLOUTS, seed=seed), replace(wanted, **changes), reused, self.ledger, self.folder, self.notes,
+        )  # fmt: skip
+
+    def lessons(self) -> list[list[tuple[str, str]]]:
+        """What was imitated in each M-step, by task."""
+        return [[(each.task.id, each.self_edit) for each in job.lessons] for job in self.finetuner.of(FinetuneJob)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    with begun(tmp_path) as run:
+        yield run
+
+
+@contextmanager
+def begun(folder: Path, **executor: Any) -> Iterator[Run]:
+    with Ledger.open(folder / "ledger.sqlite") as ledger:
+        ledger.begin("train", {})
+        yield Run(ledger, folder / "policies", **executor)
+
+
+def test_a_round_samples_tries_and_imitates(run: Run) -> None:
+    run.executor.texts = spoken(*TEXTS[:3], "no")
+    run.executor.solves = lambda job: job.task.id == "task1" and job.self_edit is not None
+    (policy,) = run.go()
+    lesson = entries()[1][0]
+    (job,) = run.finetuner.jobs
+    assert job == FinetuneJob(
+        lessons=tuple(Lesson(lesson, text) for text in TEXTS[:3]),
+        menu=ROLLOUTS.schema.menu(),
+        example=ROLLOUTS.example,
+        settings=PAPER.finetune,
+        seed=derived_seed(0, "train", "imitate", 0),
+        folder=str(run.folder / "round-1"),
+    )
+    assert policy == run.ledger.policy("train", 0) == run.notes.policies[0]
+    assert (policy.folder, policy.losses) == ("round-1", (2.0, 1.0))
+    assert policy.rows == tuple(("train", 0, "task1", sample) for sample in range(3))
+    assert run.notes.rounds == [(0, 8, 3)]
+    assert len(run.executor.of(AdaptJob)) == 6 and not run.executor.of(ExamineJob)
+
+
+def test_later_rounds_write_with_the_policy_and_imitate_all_rounds(run: Run) -> None:
+    run.go(rounds=3)
+    written = run.executor.of(WriteJob)
+    folders = [None, *(str(run.folder / f"round-{number}") for number in (1, 2))]
+    assert [job.policy for job in written] == [folder for folder in folders for _ in range(2)]
+    assert {job.adapt_from for job in run.executor.of(AdaptJob)} == {None}
+    imitated = run.lessons()
+    assert len(imitated) == 3 and set(imitated[0]) < set(imitated[1]) < set(imitated[2])
+    assert all(len(set(each)) == len(each) for each in imitated)
+    assert len({job.seed for job in run.finetuner.jobs}) == 3
+    assert [row.folder for row in run.notes.policies if row] == ["round-1", "round-2", "round-3"]
+
+
+def test_the_inner_loop_begins_from_the_policy_where_that_is_wanted(run: Run) -> None:
+    run.go(LABEL_FREE, rounds=2, adapt_from="policy", reward="solution", examine=True)
+    jobs = run.executor.of(AdaptJob)
+    examinations = [job.adapt for job in run.executor.of(ExamineJob)]
+    for asked in (jobs, examinations):
+        assert [job.adapt_from for job in asked] == [None] * 8 + [str(run.folder / "round-1")] * 8
+
+
+def test_without_a_reward_there_is_no_policy_and_the_next_round_draws_anew(run: Run) -> None:
+    run.executor.solves = lambda job: False
+    assert run.go(rounds=2) == []
+    assert run.finetuner.jobs == []
+    assert run.notes.policies == [None, None]
+    assert run.notes.rounds == [(0, 8, 0), (1, 8, 0)]
+    assert {job.policy for job in run.executor.of(WriteJob)} == {None}
+    seeds = [job.sampling.seed for job in run.executor.of(WriteJob)]
+    assert len(set(seeds)) == 4
+    first, second = ({row.seed for row in run.ledger.rollouts("train", number)} for number in (0, 1))
+    assert not first & second
+
+
+def test_a_round_without_a_reward_of_its_own_goes_on_with_the_policy_before_it(run: Run) -> None:
+    run.executor.solves = lambda job: len(run.finetuner.jobs) == 0
+    assert [row.round for row in run.go(rounds=3)] == [0, 1, 2]
+    first, *others = run.lessons()
+    assert others == [first, first]  # each M-step begins from the model as it came
+    assert run.executor.of(WriteJob)[-1].policy == str(run.folder / "round-2")
+
+
+def test_without_labels_the_demonstrations_alone_reward(run: Run) -> None:
+    run.executor.texts = spoken(*TEXTS[5:1:-1])
+    (policy,) = run.go(LABEL_FREE, entries(solved=False), margin=0.0005)
+    assert run.executor.of(AdaptJob) == [] and len(run.executor.of(ExamineJob)) == 8
+    assert run.lessons() == [[("task0", TEXTS[2]), ("task1", TEXTS[2])]]
+    assert policy.rows == (("train", 0, "task0", 3), ("train", 0, "task1", 3))
+    assert {row.reward for row in run.ledger.rollouts()} == {None}
+
+
+def test_both_rewards_are_recorded_where_that_is_wanted(run: Run) -> None:
+    run.go(examine=True)
+    assert len(run.executor.of(AdaptJob)) == len(run.executor.of(ExamineJob)) == 8
+    assert all(row.reward is not None and row.held_out is not None for row in run.ledger.rollouts())
+
+
+def test_a_task_without_a_solution_is_refused_before_anything_is_done(run: Run) -> None:
+    with pytest.raises(InputError) as caught:
+        run.go(tasks=[*entries(1), *entries(2, solved=False)[1:]])
+    message = (
+        "task1: expected a task with its solution, or restem.reward=held_out_demo, which needs none, found no solution"
+    )
+    assert str(caught.value) == message
+    assert run.executor.jobs == []
+
+
+def test_rewarded_roll_outs_of_earlier_runs_are_imitated_too(run: Run) -> None:
+    run.executor.solves = lambda job: False
+    reused = [
+        *of("task0", TEXTS[7], TEXTS[8], run="old.sqlite"),
+        *of("task0", TEXTS[9], run="older.sqlite", reward=0),
+        *of("a stranger", TEXTS[9], run="old.sqlite"),
+    ]
+    (policy,) = run.go(reused=reused)
+    assert run.lessons() == [[("task0", TEXTS[7]), ("task0", TEXTS[8])]]
+    assert policy.rows == (("old.sqlite", 0, "task0", 0), ("old.sqlite", 0, "task0", 1))
+    assert run.notes.rounds == [(0, 8, 2)]
+
+
+def test_roll_outs_of_other_tasks_alone_are_nothing_to_imitate(run: Run) -> None:
+    run.executor.solves = lambda job: False
+    assert run.go(reused=of("a stranger", TEXTS[9])) == []
+    assert run.notes.rounds == [(0, 8, 0)] and run.finetuner.jobs == []
+
+
+def test_a_failed_m_step_says_why_and_is_tried_again(run: Run) -> None:
+    run.finetuner.fails = lambda job: Status.TIMEOUT
+    with pytest.raises(Diverged, match=r"^fine-tuning the policy in round 1 failed: timeout, timeout on purpose$"):
+        run.go()
+    assert run.ledger.policy("train", 0) is None
+    done, run.finetuner.fails = list(run.executor.jobs), lambda job: None
+    assert len(run.go()) == 1
+    assert run.executor.jobs == done
+
+
+def test_it_goes_on_and_does_nothing_twice(run: Run, tmp_path: Path) -> None:
+    policies = run.go(rounds=2)
+    jobs = [*run.executor.jobs], [*run.finetuner.jobs]
+    assert run.go(rounds=2) == policies
+    assert ([*run.executor.jobs], [*run.finetuner.jobs]) == jobs
+    assert run.notes.policies == [*policies, *policies]
+    with begun(tmp_path / "by steps") as other:
+        other.go(rounds=1)
+        other.go(rounds=2)
+        assert untimed(other.ledger.rollouts()) == untimed(run.ledger.rollouts())
+        assert [row.rows for row in other.go(rounds=2)] == [row.rows for row in policies]
+
+
+def test_a_solution_never_enters_a_job(tmp_path: Path) -> None:
+    poison = random_grid(random.Random(7), 30, 30)
+    poisoned = [(task, Solution(task.id, (poison,))) for task, _ in entries()]
+    jobs: list[Any] = []
+    for name, wanted, clean in (
+        ("label-free", replace(LABEL_FREE, rounds=2, margin=0.0), entries(solved=False)),
+        ("paper", replace(PAPER, examine=True), entries()),
+    ):
+        found = []
+        for tasks in (poisoned, clean):
+            with begun(tmp_path / f"{name}, {len(found)}") as run:
+                run.go(wanted, tasks)
+                found.append([replace(row, reward=None, score=None) for row in untimed(run.ledger.rollouts())])
+                jobs += [*run.executor.jobs, *run.finetuner.jobs] if tasks is poisoned else []
+        assert found[0] == found[1]  # the same whatever the solutions are
+    assert {type(job) for job in jobs} == {WriteJob, AdaptJob, ExamineJob, FinetuneJob}
+    for job in map(pickle.dumps, jobs):
+        assert poison.cells not in job
+        assert any(task.demos[0].input.cells in job for task, _ in poisoned)  # it would be seen
+
+
+def test_neither_writing_nor_imitating_sees_a_query(tmp_path: Path) -> None:
+    task = copying_task()
+    other = Task(task.id, task.demos, (Grid.from_rows([[4] * 9]),) * 2)
+    model, learnt = ScriptedModel([TEXTS[0]]), []
+    for number, each in enumerate((task, other)):
+        WriteJob(each, "menu", TEXTS[0], {}, Sampling(1, 1.0, 0, 500)).run(model, ignore)
+        folder = tmp_path / str(number)
+        job = FinetuneJob((Lesson(each, TEXTS[0]),), "menu", TEXTS[0], FinetuneSettings(epochs=2), 0, str(folder))
+        job.run(model, ignore)
+        learnt.append((folder / "adapter_model.safetensors").read_bytes())
+    assert model.prompts[0] == model.prompts[1]
+    assert learnt[0] == learnt[1]

@@ -229,6 +229,7 @@ def _connect(placement: Placement) -> bool:
         "num_cpus": max(1, math.ceil(placement.workers * placement.num_cpus)),  # book-keeping, whatever the cores
         "object_store_memory": OBJECT_STORE_BYTES,
         "include_dashboard": False,
+        "_system_config": {"worker_niceness": 0},  # else 15: on a busy machine jobs would miss their deadlines
     }
     try:
         ray.init(

@@ -19,7 +19,7 @@ solve: $(READY) ## Solve a task: make solve TASK=tasks/6150a2bd.json ARGS="seed=
 	$(BIN)/python -m arc_seal.solve $(TASK) $(ARGS)
 
 test: $(READY) ## Run the tests but for the slow ones
-	$(BIN)/python -m pytest -q $(ARGS)
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadscope $(ARGS)
 
 test-slow: $(READY) ## Run the slow tests
 	$(BIN)/python -m pytest -q -m slow $(ARGS)

@@ -1,5 +1,6 @@
 """Settings of the whole test run."""
 
+import os
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.smoke import Finished
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the processors
 
 # No deadline: the time of one example says little on a busy two-core machine.
 settings.register_profile("arc-seal", deadline=None, max_examples=50)

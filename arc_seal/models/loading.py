@@ -25,13 +25,17 @@ def reading(location: str) -> Iterator[None]:
         ModelError: When the files cannot be found or read.
     """
     logging.disable_progress_bar()
-    # tqdm's own lock is a semaphore between processes, which a worker that is killed would leave behind.
-    tqdm.set_lock(threading.RLock())
+    leave_no_semaphore()
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         found = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise ModelError(location, "", "a causal language model that transformers can read", found) from error
+
+
+def leave_no_semaphore() -> None:
+    """Have tqdm, which peft uses, lock threads alone: its own lock a worker that is killed would leave behind."""
+    tqdm.set_lock(threading.RLock())
 
 
 def read_network(location: str, folder: str, dtype: torch.dtype) -> "PreTrainedModel":

@@ -11,6 +11,7 @@ import torch
 
 from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.chat import ChatModel
+from arc_seal.models.loading import leave_no_semaphore
 from arc_seal.models.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class ScriptedModel(ChatModel):
     """
 
     def __init__(self, completions: Sequence[str] = (), seed: int = 0) -> None:
+        leave_no_semaphore()
         tokenizer = tiny_tokenizer()
         super().__init__("scripted", tiny_network(len(tokenizer), seed), tokenizer)
         self._completions = list(completions)

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
@@ -171,8 +172,9 @@ def _await_part(future: "Future[None]", task_id: str) -> None:
     """
     try:
         future.result()
-    except ProcessExpired as error:
-        found = f"one that died with exit code {error.exitcode}; those made so far are kept"
+    except (ProcessExpired, BrokenProcessPool) as error:  # it died at work, or between two parts
+        code = f" with exit code {error.exitcode}" if isinstance(error, ProcessExpired) else ""
+        found = f"one that died{code}; those made so far are kept"
         raise InputError(f"RE-ARC {task_id}", "", "a process that makes its pairs to the end", found) from error
 
 

@@ -60,7 +60,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a training run keeps, times aside.
+    """What a training run keeps, times aside, and the commit, which may be made while tests run.
 
     Attributes:
         proposals: Every self-edit before it was tried.
@@ -91,7 +91,9 @@ def kept(place: Path) -> Kept:
     found = rows(place)
     return Kept(
         proposals=[replace(row, seconds=0.0) for row in found if isinstance(row, ProposalRow)],
-        rollouts=[replace(row, seconds={}, finished_at="") for row in found if isinstance(row, RolloutRow)],
+        rollouts=[
+            replace(row, seconds={}, finished_at="", git_commit=None) for row in found if isinstance(row, RolloutRow)
+        ],
         policies=[replace(row, seconds=0.0, finished_at="") for row in found if isinstance(row, PolicyRow)],
         files={str(path.relative_to(place)): _content(path) for path in sorted((place / "policies").rglob("*"))},
     )

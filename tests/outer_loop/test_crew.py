@@ -1,6 +1,7 @@
 """As many jobs at the same time as there are workers, and what comes of a failure or an interrupt."""
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -52,6 +53,7 @@ def test_a_fault_is_raised_when_what_is_under_way_has_ended_and_the_rest_is_left
             second.wait(PATIENCE_S)
             raise ZeroDivisionError
         second.set()
+        time.sleep(0.001)  # lets the other thread come to its fault
         ended.append(item)
 
     with pytest.raises(ZeroDivisionError):

@@ -11,6 +11,7 @@ from arc_seal.command import command
 if TYPE_CHECKING:
     from arc_seal.config import Composed, TrainConfig
     from arc_seal.outer_loop.ledger_rows import RolloutRow
+    from arc_seal.outer_loop.restem import RoundSummary
 
 USAGE = """\
 Train a policy by ReST-EM: sample self-edits, try each in the sandbox, imitate those that were rewarded.
@@ -107,7 +108,7 @@ def finetuning(executor: dict[str, Any], timeout_s: float) -> dict[str, Any]:
     return {**executor, **alone, "timeout_s": timeout_s}
 
 
-def closing(rounds: "Sequence[Any]", policies: int, folder: Path) -> str:
+def closing(rounds: "Sequence[RoundSummary]", policies: int, folder: Path) -> str:
     """What to say at the end; what no round has improved is said so."""
     shares = [each.solved / each.rollouts for each in rounds if each.solved is not None and each.rollouts]
     lines = []

@@ -1,15 +1,13 @@
 """What pretraining shows: how far it is, how good it is, how long it will take."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
+from arc_seal.ui.live_line import LiveLine
 from arc_seal.ui.progress import duration
 
 if TYPE_CHECKING:  # these load torch
@@ -17,9 +15,6 @@ if TYPE_CHECKING:  # these load torch
     from arc_seal.pretraining.loop import Sign
     from arc_seal.pretraining.run import Finished
     from arc_seal.pretraining.synthetic import Made
-
-LINE_EVERY_S = 10.0
-"""Off the terminal a line is due after this many seconds."""
 
 SMOOTHING = 0.98
 """Losses of single batches jump; what is shown is their moving average, each batch counting a fiftieth."""
@@ -38,65 +33,45 @@ class PretrainingView:
     console: Console
     live: bool | None = None
     clock: Callable[[], float] = time.monotonic
-    _live: Live | None = None
-    _shown_s: float = -math.inf
     _loss: float | None = None
     _accuracy: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._line = LiveLine(self.console, self.live, self.clock)
 
     def update(self, sign: "Sign") -> None:
         """Take in a sign of life."""
         self._smooth(sign)
-        self._show(self._line(sign), last=sign.clock.tokens >= sign.total)
+        self._line.show(self._text(sign), always=sign.clock.tokens >= sign.total)
         for name, score in sign.scores.items():
-            self._keep(f"  {name}: {measured(score)}")
+            self._line.keep(f"  {name}: {measured(score)}")
 
     def generator(self, made: "Made") -> None:
         """One more generator's pairs are there."""
         line = f"making pairs: {made.done}/{made.total} generators, {made.pairs} pairs of {made.task_id}"
-        self._show(line, last=made.done == made.total)
+        self._line.show(line, always=made.done == made.total)
 
     def end(self, finished: "Finished") -> None:
         """Say what came of the run."""
         self.close()
         millions = f"{finished.parameters / 1e6:.1f}M parameters, {finished.tokens / 1e6:.1f}M tokens"
-        self._keep(f"{millions}, {duration(finished.seconds)} of training; weights in {finished.weights}")
+        self._line.keep(f"{millions}, {duration(finished.seconds)} of training; weights in {finished.weights}")
 
     def close(self) -> None:
         """Stop redrawing."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._line.close()
 
     def _smooth(self, sign: "Sign") -> None:
         weight = SMOOTHING if self._loss is not None else 0.0
         self._loss = weight * (self._loss or 0.0) + (1 - weight) * sign.loss
         self._accuracy = weight * self._accuracy + (1 - weight) * sign.accuracy
 
-    def _line(self, sign: "Sign") -> str:
+    def _text(self, sign: "Sign") -> str:
         left = (sign.total - sign.clock.tokens) / max(sign.tokens_per_s, 1e-9)
         return (
             f"pretraining: {sign.clock.tokens / 1e6:.2f}M/{sign.total / 1e6:.2f}M tokens, loss {self._loss:.3f}, "
             f"{self._accuracy:.1%} of tokens right, {sign.tokens_per_s:.0f} tokens/s, {duration(max(0.0, left))} left"
         )
-
-    def _show(self, line: str, last: bool) -> None:
-        if self._is_live():
-            if self._live is None:
-                self._live = Live(console=self.console, transient=True, auto_refresh=False)
-                self._live.start()
-            self._live.update(Text(line), refresh=True)
-        elif last or self.clock() - self._shown_s >= LINE_EVERY_S:
-            self._shown_s = self.clock()
-            self._keep(line)
-
-    def _is_live(self) -> bool:
-        if self.live is None:
-            console = self.console
-            self.live = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
-        return self.live
-
-    def _keep(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def measured(score: "Score") -> str:

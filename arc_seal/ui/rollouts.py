@@ -1,23 +1,18 @@
 """What collecting roll-outs and training a policy show: how far it is, what came of it, how long it will take."""
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import RLock
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
 
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.outer_loop.ledger_rows import PolicyRow, ProposalRow, RolloutRow
 from arc_seal.outer_loop.restem import RoundSummary, summarise
+from arc_seal.ui.live_line import LiveLine
 from arc_seal.ui.progress import duration
-
-LINE_EVERY_S = 10.0
-"""Off the terminal a line is due after this many seconds."""
 
 
 @dataclass
@@ -34,7 +29,6 @@ class RolloutsView:
     live: bool | None = None
     clock: Callable[[], float] = time.monotonic
     _lock: RLock = field(default_factory=RLock)
-    _live: Live | None = None
     _stage: str = ""
     _done: int = 0
     _known: int = 0
@@ -42,14 +36,15 @@ class RolloutsView:
     _solved: int = 0
     _failed: int = 0
     _began_s: float = 0.0
-    _shown_s: float = -math.inf
-    _kept: str = ""
+
+    def __post_init__(self) -> None:
+        self._live_line = LiveLine(self.console, self.live, self.clock)
 
     def title(self, text: str) -> None:
         """Say what comes next."""
         with self._lock:
             self.close()
-            self._keep(text)
+            self._live_line.keep(text)
 
     def begin(self, stage: str, done: int, total: int) -> None:
         """A stage begins, so much of which is there from before."""
@@ -80,8 +75,10 @@ class RolloutsView:
         """An E-step is done."""
         with self._lock:
             self.close()
-            self._keep(round_text(summarise(round, rows)))
-            self._keep(f"  {lessons} self-edits to imitate" if lessons else "  nothing to imitate: no policy from it")
+            self._live_line.keep(round_text(summarise(round, rows)))
+            self._live_line.keep(
+                f"  {lessons} self-edits to imitate" if lessons else "  nothing to imitate: no policy from it"
+            )
 
     def finetuning(self, progress: Progress) -> None:
         """An M-step is this far."""
@@ -100,7 +97,9 @@ class RolloutsView:
             self.close()
             if row is not None:
                 losses = f"loss {row.losses[0]:.3f} to {row.losses[-1]:.3f}" if row.losses else "no update"
-                self._keep(f"  policy {row.folder}: {len(row.rows)} self-edits, {losses}, {duration(row.seconds)}")
+                self._live_line.keep(
+                    f"  policy {row.folder}: {len(row.rows)} self-edits, {losses}, {duration(row.seconds)}"
+                )
 
     def close(self) -> None:
         """Stop redrawing."""
@@ -108,22 +107,14 @@ class RolloutsView:
             self._end_stage()
 
     def _end_stage(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-        if self._done > self._known and self._kept != self._line(""):
-            self._keep(self._line(""))
+        self._live_line.close()
+        if self._done > self._known and self._live_line.kept != self._line(""):
+            self._live_line.keep(self._line(""))
         self._stage, self._done, self._known, self._total = "", 0, 0, 0
 
     def _show(self, details: str = "") -> None:
-        if self._is_live():
-            if self._live is None:
-                self._live = Live(console=self.console, transient=True, auto_refresh=False)
-                self._live.start()
-            self._live.update(Text(self._line(details)), refresh=True)
-        elif self._done < self._total and self.clock() - self._shown_s >= LINE_EVERY_S:
-            self._shown_s = self.clock()
-            self._keep(self._line(details))
+        if self._live_line.redraws or self._done < self._total:  # elsewhere the line that stays says the end
+            self._live_line.show(self._line(details))
 
     def _line(self, details: str) -> str:
         spent, made = self.clock() - self._began_s, self._done - self._known
@@ -135,16 +126,6 @@ class RolloutsView:
         elif made:
             parts.append(f"{duration(spent / made * (self._total - self._done))} left")
         return f"{self._stage}: {', '.join(parts)}{details}"
-
-    def _is_live(self) -> bool:
-        if self.live is None:
-            console = self.console
-            self.live = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
-        return self.live
-
-    def _keep(self, line: str) -> None:
-        self._kept = line
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def round_text(summary: RoundSummary) -> str:

@@ -51,12 +51,14 @@ def _job(composed: "Composed") -> None:
     from arc_seal.outer_loop.evaluate import evaluate
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER
-    from arc_seal.settings import entries
+    from arc_seal.settings import check_apart, entries
     from arc_seal.ui.rollouts import RolloutsView
     from arc_seal.ui.terminal import terminal_console
 
     config = read_config(composed.values, EvaluateConfig)
     held_out, training = (entries(specs, config.data) for specs in (config.data.held_out, config.data.train))
+    if "fixed" in config.rows or ("seal" in config.rows and config.restem.reward == "solution"):
+        check_apart(training, held_out)
     executor = make(config.executor)(make(config.model))
     console = terminal_console()
     view = RolloutsView(console)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from arc_seal.arc.contamination import Contamination
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task_file import Entry
 from arc_seal.config import DataConfig, RestemConfig, RolloutConfig, SolveConfig
@@ -100,6 +101,20 @@ def entries(specs: Sequence[str], data: DataConfig) -> list[Entry]:
         return found
     chosen = random.Random(f"{data.seed} tasks").sample(range(len(found)), data.limit)
     return [found[index] for index in sorted(chosen)]
+
+
+def check_apart(training: Sequence[Entry], held_out: Sequence[Entry]) -> None:
+    """Check that no task, and no pair of one under any symmetry and relabelling of colours, is in both.
+
+    Raises:
+        InputError: When one is: what was rewarded by a solution would be measured on it.
+    """
+    known = Contamination.of({"data.train": training})
+    for entry in held_out:
+        task_id = entry[0].id
+        shared = f"it is {known.ids[task_id]}" if task_id in known.ids else known.shared_pair(entry)
+        if shared:
+            raise InputError("data.held_out", task_id, "a task that data.train knows nothing of", shared)
 
 
 def _example(text: str, schema: Schema) -> str:

@@ -3,8 +3,12 @@
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from arc_seal.arc.grid import Grid
+from arc_seal.arc.task import Demonstration, Solution, Task
+from arc_seal.arc.task_file import Entry
 from arc_seal.cli import rewrite
 from arc_seal.config import (
     Composed,
@@ -22,7 +26,7 @@ from arc_seal.inner_loop.job import FinetuneSettings
 from arc_seal.outer_loop.restem import RestemSettings
 from arc_seal.self_edit.paper import PaperSchema
 from arc_seal.self_edit.schema import SelfEditSchema
-from arc_seal.settings import entries, restem_settings, rollout_settings, solve_settings
+from arc_seal.settings import check_apart, entries, restem_settings, rollout_settings, solve_settings
 
 EDIT = (
     '{"tools":[],"training":{"loss_on":"outputs","learning_rate":0.001,"epochs":1,"batch_size":1,"lora_rank":8,'
@@ -134,3 +138,26 @@ def test_tasks_are_limited_by_chance_and_keep_their_order() -> None:
 def test_no_task_at_all_is_refused() -> None:
     with pytest.raises(InputError, match=r"^data: expected at least one task, found none$"):
         entries([], data())
+
+
+def test_what_is_measured_on_is_apart_from_what_was_trained_on() -> None:
+    check_apart(entries(["seal/training"], data()), entries(["seal/held_out"], data()))
+    training = entries(["arcagi1/25ff71a9"], data())
+    with pytest.raises(InputError, match=r"data\.held_out: 25ff71a9: expected .*, found it is data\.train/25ff71a9"):
+        check_apart(training, entries(["seal/held_out", "arcagi1/25ff71a9"], data()))
+    (task, solution), turned = training[0], rotate_task(training[0])
+    assert turned[0].demos != task.demos and solution is not None
+    with pytest.raises(InputError, match=r"data\.held_out: other: .*it shares a pair with data\.train/25ff71a9"):
+        check_apart(training, [turned])
+
+
+def rotate_task(entry: Entry) -> Entry:
+    """The same task under another id, a quarter turn counter-clockwise."""
+    task, solution = entry
+
+    def turned(grid: Grid) -> Grid:
+        return Grid.from_array(np.rot90(grid.array))
+
+    demos = tuple(Demonstration(turned(demo.input), turned(demo.output)) for demo in task.demos)
+    outputs = tuple(map(turned, solution.outputs)) if solution else ()
+    return Task("other", demos, tuple(map(turned, task.queries))), Solution("other", outputs)

@@ -89,8 +89,11 @@ class Contamination:
         task_id = entry[0].id
         if task_id in self.ids:
             return f"it is {self.ids[task_id]}"
-        of_pairs = (self._shared_pair(pair) for pair in solved_pairs(entry))
-        return next(filter(None, of_pairs), None) or self._shared_grid(_grids(entry))
+        return self.shared_pair(entry) or self._shared_grid(_grids(entry))
+
+    def shared_pair(self, entry: Entry) -> str | None:
+        """Which pair of a task is known, in a few words; None if none is."""
+        return next(filter(None, map(self._shared_pair, solved_pairs(entry))), None)
 
     def reason_of_pair(self, pair: Demonstration) -> str | None:
         """Why a pair must not be trained on, in a few words; None if nothing speaks against it."""

@@ -115,9 +115,11 @@ def evaluation(
 
 
 def recorded(config: "EvaluateConfig") -> dict[str, Any]:
-    """What a measurement may not change when it goes on."""
+    """What a measurement may not change when it goes on; the candidates matter to the row `fixed` alone."""
     shared = {"model", "ttt", "decode", "self_edit", "temperature", "max_tokens", "max_resamples", "toolbox"}
-    return config.model_dump(mode="json", by_alias=True, include={*shared, "max_training_tokens", "folds"})
+    values = config.model_dump(mode="json", by_alias=True, include={*shared, "max_training_tokens", "folds"})
+    del values["self_edit"]["candidates"]
+    return values
 
 
 def _report(

@@ -81,9 +81,9 @@ def _job(composed: "Composed") -> None:
 
 
 def recorded(config: "TrainConfig") -> dict[str, Any]:
-    """What a run may not change when it goes on: all but where jobs run, for how long, and the number of rounds."""
+    """What a run may not change when it goes on: all but where and how long jobs run, rounds, what `evaluate` asks."""
     values = config.model_dump(mode="json", by_alias=True, exclude={"executor", "name"})
-    del values["restem"]["rounds"], values["restem"]["finetune"]["timeout_s"]
+    del values["restem"]["rounds"], values["restem"]["finetune"]["timeout_s"], values["self_edit"]["candidates"]
     return values
 
 

@@ -116,6 +116,13 @@ def test_evaluation_and_training_ask_the_same(tmp_path: Path) -> None:
     assert measuring.data == training.data and measuring.restem == training.restem
 
 
+def test_the_candidates_for_the_fixed_self_edit_are_valid_and_no_two_equal(tmp_path: Path) -> None:
+    config = read_config(composed(tmp_path, "evaluate", "experiment=seal_arc").values, EvaluateConfig)
+    schema = rollout_settings(config, 0, "policy").schema
+    edits = [schema.canonical(schema.parse(candidate)) for candidate in config.self_edit.candidates]
+    assert len(set(edits)) == len(edits) == 4
+
+
 def test_every_setting_of_the_contract_can_be_configured() -> None:
     assert set(RestemConfig.model_fields) - {"reuse"} == {field.name for field in fields(RestemSettings)}
     assert set(FinetuneConfig.model_fields) - {"timeout_s"} == {field.name for field in fields(FinetuneSettings)}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from arc_seal.arc.reward import binary_reward
 from arc_seal.arc.task import Solution
 from arc_seal.arc.task_file import Entry
-from arc_seal.errors import InputError, Status
+from arc_seal.errors import InputError, InvalidSelfEdit, Status
 from arc_seal.outer_loop.collect import Collection, Watch, collect
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.ledger_rows import RolloutRow
@@ -138,10 +138,21 @@ def _check(wanted: Evaluation) -> None:
         raise InputError("rows", "seal", "a run that python -m arc_seal.train has trained a policy in", "none")
     if "fixed" in wanted.rows and not wanted.candidates:
         raise InputError("self_edit.candidates", "", "at least one self-edit for the row fixed", "none")
+    if "fixed" in wanted.rows:
+        _check_candidates(wanted)
     if not _needed(wanted.rows):
         raise InputError("rows", "", "a row beside ceiling, which is the best of the others", "none")
     if len(set(wanted.rows)) < len(wanted.rows):
         raise InputError("rows", "", "each row once", ", ".join(wanted.rows))
+
+
+def _check_candidates(wanted: Evaluation) -> None:
+    for number, candidate in enumerate(wanted.candidates):
+        try:
+            wanted.settings.schema.parse(candidate)
+        except InvalidSelfEdit as error:
+            place = f"self_edit.candidates[{number}]"
+            raise InputError("configuration", place, "a valid self-edit", str(error)) from None
 
 
 def _needed(rows: Sequence[RowName]) -> list[RowName]:

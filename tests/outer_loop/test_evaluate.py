@@ -175,6 +175,11 @@ def test_another_configuration_is_refused(
         (("fixed",), {"training": tuple(entries(1, solved=False))}, "task0: expected a task with its solution"),
         (("seal",), {"trained": None}, "rows: seal: expected a run that python -m arc_seal.train has trained"),
         (("fixed",), {"candidates": ()}, "self_edit.candidates: expected at least one self-edit for the row fixed"),
+        (
+            ("fixed",),
+            {"candidates": (TEXTS[0], "{}")},
+            r"self_edit\.candidates\[1\]: expected a valid self-edit, found",
+        ),
         (("ceiling",), {}, "rows: expected a row beside ceiling"),
         (("random", "random"), {}, "rows: expected each row once, found random, random"),
     ],

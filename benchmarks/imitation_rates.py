@@ -1,0 +1,151 @@
+"""How fast a policy should learn: fine-tune on the rewarded self-edits of some tasks, read those of the others.
+
+    python benchmarks/imitation_rates.py runs/restem/seal_arc-seed0/ledger.sqlite OUT.jsonl --rates 0.001,0.002,0.005
+
+The training tasks of a run are cut into folds. For each setting and fold the M-step is done on the rewarded self-edits
+of the other folds; then the fold's own self-edits, rewarded and not, are read under the policy. What counts is the mean
+log-probability of rewarded self-edits on tasks that the policy was not trained on, and by how much it exceeds that of
+the others. Nothing that is held out of the run is looked at. A finished setting is a line of OUT.jsonl, not run again.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch.nn.functional import log_softmax
+
+from arc_seal.arc.datasets import load_tasks
+from arc_seal.arc.task import Task
+from arc_seal.config import Composed, TrainConfig, launch, read_config
+from arc_seal.errors import Status
+from arc_seal.inner_loop.adapter import worn
+from arc_seal.inner_loop.job import FinetuneSettings
+from arc_seal.models.base import Model
+from arc_seal.models.batch import collate
+from arc_seal.models.head import logits_of
+from arc_seal.models.positions import model_positions
+from arc_seal.models.prompt import Prompt, Turn
+from arc_seal.models.source import GridSource
+from arc_seal.outer_loop.ledger import Ledger
+from arc_seal.outer_loop.ledger_rows import RolloutRow
+from arc_seal.outer_loop.policy import FinetuneJob, Lesson, self_edit_prompt
+from arc_seal.outer_loop.restem import chosen
+from arc_seal.outer_loop.rollout import RolloutSettings
+from arc_seal.settings import restem_settings, rollout_settings
+
+
+def main() -> None:
+    """Fill in the settings that are missing, then print all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ledger", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rates", default="0.0005,0.001,0.002,0.005", help="learning rates, commas between")
+    parser.add_argument("--epochs", default="8")
+    parser.add_argument("--ranks", default="16")
+    parser.add_argument("--per-task", type=int, default=None, help="most rewarded self-edits of a task")
+    parser.add_argument("--folds", type=int, default=4)
+    arguments = parser.parse_args()
+    config = configuration()
+    settings, how = rollout_settings(config, 0, "policy"), restem_settings(config.restem)
+    with Ledger.read_only(arguments.ledger) as ledger:
+        rows = ledger.rollouts("train", 0)
+    tasks = {task.id: task for task, _ in load_tasks(*config.data.train)}
+    lessons = chosen(rows, replace(how, per_task=arguments.per_task), 0)
+    others = [row for row in rows if row.status is Status.OK and row.self_edit is not None and row.reward == 0]
+    folds = cut(sorted({row.task for row in lessons}), arguments.folds)
+    model = GridSource("grid", "package:arc_seal/weights/grid").load()
+    done = read(arguments.out)
+    grid = itertools.product(*(map(kind, text.split(",")) for kind, text in (
+        (float, arguments.rates), (int, arguments.epochs), (int, arguments.ranks)
+    )))  # fmt: skip
+    for rate, epochs, rank in grid:
+        wanted = {"rate": rate, "epochs": epochs, "rank": rank, "per_task": arguments.per_task, "folds": len(folds)}
+        if not any(wanted.items() <= line.items() for line in done):
+            finetune = replace(how.finetune, learning_rate=rate, epochs=epochs, lora_rank=rank, lora_alpha=float(rank))
+            found = measure(model, folds, lessons, others, tasks, settings, finetune)
+            line = {**wanted, **found, "lessons": len(lessons), "tasks": sum(map(len, folds))}
+            with arguments.out.open("a", encoding="utf-8") as file:
+                print(json.dumps(line), file=file)
+            print(json.dumps(line), flush=True)
+
+
+def configuration() -> TrainConfig:
+    """The experiment's."""
+    found: list[TrainConfig] = []
+
+    def keep(composed: Composed) -> None:
+        found.append(read_config(composed.values, TrainConfig))
+
+    launch("train", ["experiment=seal_arc", f"hydra.run.dir={tempfile.gettempdir()}/imitation_rates"], keep)
+    return found[0]
+
+
+def cut(names: Sequence[str], folds: int) -> list[list[str]]:
+    """Tasks in so many parts, by chance."""
+    shuffled = random.Random(0).sample(names, len(names))
+    return [shuffled[first::folds] for first in range(folds)]
+
+
+def measure(
+    model: Model,
+    folds: Sequence[Sequence[str]],
+    lessons: Sequence[RolloutRow],
+    others: Sequence[RolloutRow],
+    tasks: dict[str, Task],
+    settings: RolloutSettings,
+    finetune: FinetuneSettings,
+) -> dict[str, float]:
+    """Log-probabilities of the folds' self-edits in nats, under the model as it came and after fine-tuning."""
+    readings: dict[str, list[float]] = {"rewarded": [], "others": [], "rewarded_before": [], "others_before": []}
+    first, last = [], []
+    for fold in folds:
+        own = [row for row in lessons if row.task in fold]
+        rest = [row for row in others if row.task in fold]
+        readings["rewarded_before"] += [reading(model, row, tasks, settings) for row in own]
+        readings["others_before"] += [reading(model, row, tasks, settings) for row in rest]
+        with tempfile.TemporaryDirectory() as folder:
+            job = FinetuneJob(
+                lessons=tuple(Lesson(tasks[row.task], str(row.self_edit)) for row in lessons if row.task not in fold),
+                menu=settings.schema.menu(),
+                example=settings.example,
+                settings=finetune,
+                seed=0,
+                folder=f"{folder}/policy",
+            )
+            losses = job.run(model, lambda _: None).losses
+            first.append(losses[0])
+            last.append(losses[-1])
+            with worn(model, Path(job.folder)):
+                readings["rewarded"] += [reading(model, row, tasks, settings) for row in own]
+                readings["others"] += [reading(model, row, tasks, settings) for row in rest]
+    means = {name: round(fmean(values), 2) for name, values in readings.items()}
+    return {**means, "first_loss": round(fmean(first), 3), "last_loss": round(fmean(last), 3)}
+
+
+@torch.inference_mode()
+def reading(model: Model, row: RolloutRow, tasks: dict[str, Task], settings: RolloutSettings) -> float:
+    """Log-probability of a whole self-edit in nats, without the grammar, which takes what cannot be said out."""
+    asked = self_edit_prompt(tasks[row.task], settings.schema.menu(), settings.example)
+    prompt = Prompt((*asked.turns, Turn("assistant", (str(row.self_edit),), target=True)))
+    batch = collate([model.codec.encode(prompt)])
+    hidden = model.network.get_decoder()(
+        input_ids=batch.ids, position_ids=model_positions(batch.positions), use_cache=False
+    ).last_hidden_state  # [1, tokens, width]
+    logits = logits_of(model.network, hidden[batch.where[0], batch.where[1]], None)  # [targets, vocab]
+    return float(log_softmax(logits, -1).gather(1, batch.labels[:, None]).sum())
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """The lines of a file, none where there is no file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+
+
+if __name__ == "__main__":
+    main()

@@ -178,7 +178,7 @@ def test_another_configuration_is_refused(
         (
             ("fixed",),
             {"candidates": (TEXTS[0], "{}")},
-            r"self_edit\.candidates\[1\]: expected a valid self-edit, found",
+            "self_edit.candidates[1]: expected a valid self-edit, found",
         ),
         (("ceiling",), {}, "rows: expected a row beside ceiling"),
         (("random", "random"), {}, "rows: expected each row once, found random, random"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from arc_seal.arc.grid import Grid
+from arc_seal.arc.splits import context_tokens, pretraining_tasks
 from arc_seal.arc.task import Demonstration, Solution, Task
 from arc_seal.arc.task_file import Entry
 from arc_seal.cli import rewrite
@@ -156,6 +157,17 @@ def test_what_is_measured_on_is_apart_from_what_was_trained_on() -> None:
     assert turned[0].demos != task.demos and solution is not None
     with pytest.raises(InputError, match=r"data\.held_out: other: .*it shares a pair with data\.train/25ff71a9"):
         check_apart(training, [turned])
+
+
+def test_the_tasks_of_the_experiment_on_choosing_are_apart_from_one_another_and_from_what_is_measured_on(
+    tmp_path: Path,
+) -> None:
+    chosen = read_config(composed(tmp_path, "train", "experiment=choice").values, TrainConfig).data
+    training, held_out = (entries(specs, data()) for specs in (chosen.train, chosen.held_out))
+    assert (len({task.id for task, _ in training}), len({task.id for task, _ in held_out})) == (60, 24)
+    check_apart(training, held_out)
+    known = {task.id for task, _ in pretraining_tasks() if context_tokens(task) <= 500}
+    assert known >= {task.id for task, _ in (*training, *held_out)}
 
 
 def rotate_task(entry: Entry) -> Entry:

@@ -59,7 +59,9 @@ def worn(model: "Model", folder: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         with _readable(folder):
-            adapted = stack.enter_context(_injected(model, PeftConfig.from_pretrained(str(folder)), KEPT, seed=0))
+            config = PeftConfig.from_pretrained(str(folder))
+            config.base_model_name_or_path = None  # where the model lay then; peft warns when it lies elsewhere now
+            adapted = stack.enter_context(_injected(model, config, KEPT, seed=0))
         _put_on(adapted, folder)
         yield
 

@@ -71,6 +71,18 @@ def test_worn_it_says_what_it_learnt_and_comes_off_without_a_trace(model: Model,
         assert torch.equal(hidden(model), changed)
 
 
+def test_it_is_worn_without_a_word_where_the_model_has_moved(tmp_path: Path) -> None:
+    model = MODELS[0](0)
+    folder = kept(model, tmp_path / "policy")
+    config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({**config, "base_model_name_or_path": "/elsewhere"}), "utf-8"
+    )
+    for wear in (worn(model, folder), attached(model, 4, 4.0, seed=0, beneath=folder)):
+        with wear:
+            assert next(lora(model)) is not None
+
+
 def test_a_fresh_adapter_stands_on_a_kept_one(model: Model, tmp_path: Path) -> None:
     folder, before = kept(model, tmp_path / "policy"), snapshot(model)
     with worn(model, folder):

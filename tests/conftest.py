@@ -16,7 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # No deadline: the time of one example says little on a busy two-core machine.
 # The same examples each time, so that what passes here passes in CI; HYPOTHESIS_PROFILE=explore looks for new ones.
-settings.register_profile("same", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("same", deadline=None, max_examples=30, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=200)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 

@@ -136,9 +136,9 @@ def _report(
     from arc_seal.ui.tables import evaluation as shown
     from arc_seal.ui.terminal import terminal_console
 
-    table = make_table(
-        table_rows(config.rows, by_seed, entries), run_facts(config, by_seed), (TITLES["seal"], TITLES["untrained"])
-    )
+    trained, untrained, fixed = TITLES["seal"], TITLES["untrained"], TITLES["fixed"]
+    rows, facts = table_rows(config.rows, by_seed, entries), run_facts(config, by_seed)
+    table = make_table(rows, facts, (trained, untrained), [(trained, fixed)])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", to_json(table))
     write_json(folder / "table.md", to_markdown(table))

@@ -154,6 +154,7 @@ class Table:
     Attributes:
         rows: In the order given.
         difference: Between two of them; None when one is missing or they share no task.
+        further: More differences, those that there are.
         run: What was run: model, data, seeds, versions and the like; JSON values.
         seed: Seed of every bootstrap.
         draws: How many draws it made.
@@ -161,6 +162,7 @@ class Table:
 
     rows: tuple[Measured, ...]
     difference: Difference | None
+    further: tuple[Difference, ...]
     run: Mapping[str, Any]
     seed: int
     draws: int
@@ -174,6 +176,7 @@ def make_table(
     rows: Sequence[TableRow],
     run: Mapping[str, Any],
     difference: tuple[str, str] | None = None,
+    further: Sequence[tuple[str, str]] = (),
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Table:
@@ -183,6 +186,7 @@ def make_table(
         rows: The ways to solve, as they shall stand in the table.
         run: What was run: model, data, seeds, versions and the like, for whoever reads the table later; JSON values.
         difference: Names of two rows, such as the trained and the untrained policy: the first minus the second.
+        further: More such pairs.
         seed: Seed of the bootstraps.
         draws: Draws of the bootstraps.
 
@@ -192,10 +196,11 @@ def make_table(
     by_name = {row.name: row for row in rows}
     if len(by_name) < len(rows):
         raise ValueError(f"expected rows of different names, found {[row.name for row in rows]}")
-    pair = [by_name[name] for name in difference or () if name in by_name]
+    found = [_difference(by_name, pair, seed, draws) if pair else None for pair in (difference, *further)]
     return Table(
         rows=tuple(_measured(row, seed, draws) for row in rows),
-        difference=_difference(pair[0], pair[1], seed, draws) if len(pair) == 2 else None,
+        difference=found[0],
+        further=tuple(each for each in found[1:] if each is not None),
         run=run,
         seed=seed,
         draws=draws,
@@ -243,13 +248,13 @@ def _measured(row: TableRow, seed: int, draws: int) -> Measured:
     )
 
 
-def _difference(first: TableRow, second: TableRow, seed: int, draws: int) -> Difference | None:
-    one, other = first.solved(), second.solved()
+def _difference(rows: Mapping[str, TableRow], pair: tuple[str, str], seed: int, draws: int) -> Difference | None:
+    one, other = (rows[name].solved() if name in rows else {} for name in pair)
     both = one.keys() & other.keys()
     if not both:
         return None
     interval = paired_difference({task: one[task] for task in both}, {task: other[task] for task in both}, seed, draws)
-    return Difference(first.name, second.name, interval, len(both), len(one.keys() ^ other.keys()))
+    return Difference(*pair, interval, len(both), len(one.keys() ^ other.keys()))
 
 
 def to_json(table: Table) -> str:
@@ -258,6 +263,7 @@ def to_json(table: Table) -> str:
         "run": dict(table.run),
         "rows": [_row_json(row) for row in table.rows],
         "difference": None if table.difference is None else _difference_json(table.difference),
+        "further_differences": [_difference_json(each) for each in table.further],
         "bootstrap": {"seed": table.seed, "draws": table.draws},
     }
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -20,7 +20,7 @@ def to_markdown(table: Table) -> str:
     """The table as GitHub shows it: the rows, what they mean and what was run, then how often each task was solved."""
     rows = [[*cells(row), failures_text(row) or "-"] for row in table.rows]
     parts = ["\n".join(_markdown_table([*HEADINGS, "failed"], rows))]
-    parts += [] if table.difference is None else [_escaped(difference_text(table.difference))]
+    parts += [_escaped(difference_text(each)) for each in differences(table)]
     parts += [NOTE]
     parts += ["\n".join(f"- {_escaped(line)}" for line in run_lines(table))] if table.run else []
     parts += ["\n".join(_markdown_table(["task", *(row.name for row in table.rows)], task_cells(table)))]
@@ -62,6 +62,11 @@ def task_cells(table: Table) -> list[tuple[str, ...]]:
 def failures_text(row: Measured) -> str:
     """How roll-outs failed, such as `2 timeout, 1 diverged`; empty when none did."""
     return ", ".join(f"{count} {status}" for status, count in row.failures.items())
+
+
+def differences(table: Table) -> list[Difference]:
+    """Every difference that there is."""
+    return [each for each in (table.difference, *table.further) if each is not None]
 
 
 def difference_text(difference: Difference) -> str:

@@ -5,7 +5,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from arc_seal.outer_loop.table import Count, Difference, Table
-from arc_seal.outer_loop.table_text import HEADINGS, NOTE, cells, difference_text, failures_text, run_lines
+from arc_seal.outer_loop.table_text import HEADINGS, NOTE, cells, difference_text, differences, failures_text, run_lines
 from arc_seal.ui.terminal import printable
 
 _GOOD, _BAD = "bold #56b4e9", "#e69f00"
@@ -17,7 +17,8 @@ def evaluation(table: Table, by_task: bool = False) -> Group:
     failed = [(row.name, failures_text(row)) for row in table.rows if row.failures]
     parts: list[RenderableType] = [Text("Evaluation", style="bold"), _rows(table)]
     parts += [Text(printable(f"Failed, {name}: {text}")) for name, text in failed]
-    parts += [] if table.difference is None else [Text(), _difference(table.difference)]
+    parts += [Text()] if differences(table) else []
+    parts += [_difference(each) for each in differences(table)]
     parts += [Text(), Text(NOTE)]
     parts += [Text()] if table.run else []
     parts += [Text(printable(line)) for line in run_lines(table)]

@@ -41,4 +41,4 @@ SEAL = row("SEAL", 104.0, c7d4e6ad=(1, 1, 2), b1fc8b8e=(1, 1, 1), bc4146bd=(0, 2
 def evaluation() -> Table:
     """The table of them all."""
     rows = [IN_CONTEXT, UNTRAINED, SEAL, best_of([SEAL])]
-    return make_table(rows, RUN, difference=("SEAL", "TTT, untrained policy"))
+    return make_table(rows, RUN, difference=("SEAL", "TTT, untrained policy"), further=[("SEAL", "in context")])

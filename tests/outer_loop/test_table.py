@@ -104,6 +104,14 @@ def test_no_difference_where_there_is_nothing_to_compare(pair: tuple[str, str] |
     assert make_table([IN_CONTEXT, row("other", 1.0, z=(1,))], {}, pair).difference is None
 
 
+def test_further_differences_are_those_that_there_are() -> None:
+    pairs = [("SEAL", "in context"), ("SEAL", "absent"), ("in context", "SEAL")]
+    table = make_table([IN_CONTEXT, SEAL], {}, ("SEAL", "absent"), pairs)
+    assert table.difference is None
+    assert [(each.first, each.second) for each in table.further] == [pairs[0], pairs[2]]
+    assert table.further[0].interval == paired_difference(SEAL.solved(), IN_CONTEXT.solved())
+
+
 @pytest.mark.parametrize(("low", "high", "side"), [(0.1, 0.3, 1), (-0.3, -0.1, -1), (0.0, 0.2, 0), (1e-17, 0.2, 0)])
 def test_on_which_side_of_zero_the_interval_is(low: float, high: float, side: int) -> None:
     assert Difference("a", "b", Interval(0.1, low, high), 3, 0).side() == side

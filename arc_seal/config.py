@@ -141,7 +141,7 @@ class RestemConfig(_Config):
 
     rounds: int = Field(ge=1)
     samples: int = Field(ge=1)
-    reward: Literal["solution", "held_out_demo"]
+    reward: Literal["solution", "gain", "held_out_demo"]
     examine: bool
     margin: float = Field(ge=0)
     per_task: int | None = Field(ge=1)

@@ -57,7 +57,7 @@ def _job(composed: "Composed") -> None:
 
     config = read_config(composed.values, EvaluateConfig)
     held_out, training = (entries(specs, config.data) for specs in (config.data.held_out, config.data.train))
-    if "fixed" in config.rows or ("seal" in config.rows and config.restem.reward == "solution"):
+    if "fixed" in config.rows or ("seal" in config.rows and config.restem.reward != "held_out_demo"):
         check_apart(training, held_out)
     executor = make(config.executor)(make(config.model))
     console = terminal_console()

@@ -56,7 +56,7 @@ def _job(composed: "Composed") -> None:
 
     config = read_config(composed.values, TrainConfig)
     tasks = entries(config.data.train, config.data)
-    if config.restem.reward == "solution":
+    if config.restem.reward != "held_out_demo":
         check_solutions(tasks)
     settings, earlier = rollout_settings(config, config.seed, "policy"), reused(config)
     source = make(config.model)

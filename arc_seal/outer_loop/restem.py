@@ -35,12 +35,17 @@ class RestemSettings:
 
     rounds: int
     samples: int
-    reward: Literal["solution", "held_out_demo"]
+    reward: Literal["solution", "gain", "held_out_demo"]
     examine: bool
     margin: float
     per_task: int | None
     adapt_from: Literal["base", "policy"]
     finetune: FinetuneSettings
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the reward asks the solutions."""
+        return self.reward != "held_out_demo"
 
 
 class Watch(collecting.Watch, Protocol):
@@ -92,14 +97,16 @@ def restem(
         InputError: When a task has no solution to be rewarded by.
         Diverged: When fine-tuning failed.
     """
-    if restem.reward == "solution":
+    if restem.labelled:
         check_solutions(entries)
+    if restem.reward == "gain":
+        entries = with_room(run, entries, executor, settings, ledger, watch)
     tasks = {task.id: task for task, _ in entries}
     policies: list[PolicyRow] = []
     for number in range(restem.rounds):
         wanted = Collection(
             run, number, restem.samples,
-            solve=restem.reward == "solution", examine=restem.examine or restem.reward == "held_out_demo",
+            solve=restem.labelled, examine=restem.examine or not restem.labelled,
         )  # fmt: skip
         policy = folder / policies[-1].folder if policies else None
         drawing = wearing(_of_round(settings, number), policy, restem.adapt_from)
@@ -127,6 +134,25 @@ def check_solutions(entries: Sequence[Entry]) -> None:
             raise InputError(
                 task.id, "", "a task with its solution, or restem.reward=held_out_demo, which needs none", "no solution"
             )
+
+
+def with_room(
+    run: str,
+    entries: Sequence[Entry],
+    executor: Executor,
+    settings: RolloutSettings,
+    ledger: Ledger,
+    watch: Watch,
+) -> list[Entry]:
+    """The tasks that are not solved without training: on the others a self-edit has nothing to gain."""
+    own = f"{run} in context"
+    ledger.begin(own, {})
+    watch.title("In context, without training")
+    asking = replace(settings, author="none", policy=None)
+    rows = collect(Collection(own, 0, 1), entries, executor, asking, ledger, watch)
+    solved = {row.task for row in rows if row.reward == 1}
+    watch.title(f"{len(solved)} of {len(entries)} tasks are solved without training and left out")
+    return [entry for entry in entries if entry[0].id not in solved]
 
 
 def wearing(settings: RolloutSettings, policy: Path | None, adapt_from: Literal["base", "policy"]) -> RolloutSettings:
@@ -160,11 +186,11 @@ def chosen(rows: Iterable[RolloutRow], restem: RestemSettings, seed: int) -> lis
 def rewarded(rows: Sequence[RolloutRow], restem: RestemSettings) -> list[RolloutRow]:
     """The roll-outs of one task that earned their reward.
 
-    By the solution: those that solved it. By the left-out demonstrations: the best of each round, where it beats the
-    round's median by more than `margin`.
+    By the solution: those that solved it; where gain is what counts, tasks without room for it were left out before. By
+    the left-out demonstrations: the best of each round, where it beats the round's median by more than `margin`.
     """
     ran = [row for row in rows if row.status is Status.OK and row.self_edit is not None]
-    if restem.reward == "solution":
+    if restem.labelled:
         return [row for row in ran if row.reward == 1]
     best = []
     for group in _by_round(ran).values():

@@ -146,7 +146,7 @@ ROWS = st.lists(
 
 
 @settings(max_examples=40)
-@given(ROWS, st.sampled_from(["solution", "held_out_demo"]), st.sampled_from([None, 1, 2]), st.randoms())
+@given(ROWS, st.sampled_from(["solution", "gain", "held_out_demo"]), st.sampled_from([None, 1, 2]), st.randoms())
 def test_what_is_imitated_holds_its_rules(
     rows: list[RolloutRow], reward: Any, per_task: int | None, rng: random.Random
 ) -> None:

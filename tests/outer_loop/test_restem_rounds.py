@@ -100,6 +100,24 @@ def test_later_rounds_write_with_the_policy_and_imitate_all_rounds(run: Run) -> 
     assert [row.folder for row in run.notes.policies if row] == ["round-1", "round-2", "round-3"]
 
 
+def test_gain_leaves_out_what_is_solved_without_training(run: Run) -> None:
+    run.executor.texts = spoken(*TEXTS[:4])
+    run.executor.solves = lambda job: job.self_edit is not None or job.task.id == "task0"
+    (policy,) = run.go(reward="gain", tasks=entries(3))
+    untrained, trained = run.executor.of(AdaptJob)[:3], run.executor.of(AdaptJob)[3:]
+    assert [(job.task.id, job.self_edit) for job in untrained] == [("task0", None), ("task1", None), ("task2", None)]
+    assert {job.task.id for job in trained} == {job.task.id for job in run.executor.of(WriteJob)} == {"task1", "task2"}
+    assert {task for _, _, task, _ in policy.rows} == {"task1", "task2"}
+    assert "1 of 3 tasks are solved without training and left out" in run.notes.titles
+    asked = len(run.executor.jobs)
+    assert run.go(reward="gain", tasks=entries(3)) == [policy] and len(run.executor.jobs) == asked
+
+
+def test_gain_has_nothing_to_teach_where_all_is_solved_without_training(run: Run) -> None:
+    run.executor.solves = lambda job: True
+    assert run.go(reward="gain") == [] and not run.finetuner.jobs and not run.executor.of(WriteJob)
+
+
 def test_the_inner_loop_begins_from_the_policy_where_that_is_wanted(run: Run) -> None:
     run.go(LABEL_FREE, rounds=2, adapt_from="policy", reward="solution", examine=True)
     jobs = run.executor.of(AdaptJob)

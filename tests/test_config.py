@@ -37,7 +37,7 @@ def read(tmp_path: Path, *argv: str) -> SolveConfig:
 def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
     config = read(tmp_path, "a.json")
     assert (config.task, config.seed, config.samples, config.temperature) == ("a.json", 0, 1, 0.8)
-    assert config.ttt.settings == TrainingSettings(token_budget=150_000)
+    assert config.ttt.settings == TrainingSettings(token_budget=120_000)
     assert config.decode.settings == DecodeSettings()
     assert config.model["name"] == "grid"
     assert config.executor["_target_"] == "arc_seal.sandbox.process.ProcessExecutor.from_settings"
@@ -59,7 +59,7 @@ def test_settings_reach_their_fields(tmp_path: Path) -> None:
         "toolbox=[more]", "executor=inline", 'self_edit.json={"tools": [], "x": "a, b"}',
     )  # fmt: skip
     assert (config.seed, config.samples, config.train) == (3, 5, False)
-    assert config.ttt.settings == TrainingSettings(lora_alpha=16.0, token_budget=150_000)
+    assert config.ttt.settings == TrainingSettings(lora_alpha=16.0, token_budget=120_000)
     assert config.decode.settings == DecodeSettings(views=4)
     assert config.toolbox_folders[1:] == (str(Path("more").absolute()),)
     assert config.self_edit.written == '{"tools": [], "x": "a, b"}'

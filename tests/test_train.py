@@ -237,7 +237,10 @@ def cpu_seconds() -> float:
     [
         (["restem.round=5"], "error: restem.round: expected a setting that there is (did you mean 'restem.rounds'?)"),
         (["restem.rounds=0"], "error: configuration: restem.rounds: expected greater than or equal to 1, found 0"),
-        (["restem.reward=luck"], "error: configuration: restem.reward: expected 'solution', 'gain' or 'held_out_demo', found"),
+        (
+            ["restem.reward=luck"],
+            "error: configuration: restem.reward: expected 'solution', 'gain' or 'held_out_demo', found",
+        ),
         (["name=a/b"], "error: configuration: name: expected"),
         (["data.train=[nowhere]"], "error: nowhere: expected"),
         (["data.train=[]"], "error: data: expected at least one task, found none"),

@@ -51,13 +51,13 @@ def _job(composed: "Composed") -> None:
     from arc_seal.outer_loop.evaluate import evaluate
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER
-    from arc_seal.settings import check_apart, entries
+    from arc_seal.settings import check_apart, entries, restem_settings
     from arc_seal.ui.rollouts import RolloutsView
     from arc_seal.ui.terminal import terminal_console
 
     config = read_config(composed.values, EvaluateConfig)
     held_out, training = (entries(specs, config.data) for specs in (config.data.held_out, config.data.train))
-    if "fixed" in config.rows or ("seal" in config.rows and config.restem.reward != "held_out_demo"):
+    if "fixed" in config.rows or ("seal" in config.rows and restem_settings(config.restem).labelled):
         check_apart(training, held_out)
     executor = make(config.executor)(make(config.model))
     console = terminal_console()
@@ -117,9 +117,12 @@ def evaluation(
 def recorded(config: "EvaluateConfig") -> dict[str, Any]:
     """What a measurement may not change when it goes on; the candidates matter to the row `fixed` alone."""
     shared = {"model", "ttt", "decode", "self_edit", "temperature", "max_tokens", "max_resamples", "toolbox"}
-    values = config.model_dump(mode="json", by_alias=True, include={*shared, "max_training_tokens", "folds"})
-    del values["self_edit"]["candidates"]
-    return values
+    return config.model_dump(
+        mode="json",
+        by_alias=True,
+        include={*shared, "max_training_tokens", "folds"},
+        exclude={"self_edit": {"candidates"}},
+    )
 
 
 def _report(

@@ -56,9 +56,10 @@ def _job(composed: "Composed") -> None:
 
     config = read_config(composed.values, TrainConfig)
     tasks = entries(config.data.train, config.data)
-    if config.restem.reward != "held_out_demo":
-        check_solutions(tasks)
-    settings, earlier = rollout_settings(config, config.seed, "policy"), reused(config)
+    settings, how = rollout_settings(config, config.seed, "policy"), restem_settings(config.restem)
+    if how.labelled:
+        check_solutions(tasks)  # before a folder is made
+    earlier = reused(config)
     source = make(config.model)
     executor = make(config.executor)(source)
     finetuner = make(finetuning(config.executor, config.restem.finetune.timeout_s))(source)
@@ -68,7 +69,7 @@ def _job(composed: "Composed") -> None:
         try:
             ledger.begin("train", recorded(config))
             policies = restem(
-                "train", tasks, executor, finetuner, settings, restem_settings(config.restem),
+                "train", tasks, executor, finetuner, settings, how,
                 earlier, ledger, composed.folder / POLICIES, view,
             )  # fmt: skip
         finally:
@@ -82,9 +83,16 @@ def _job(composed: "Composed") -> None:
 
 def recorded(config: "TrainConfig") -> dict[str, Any]:
     """What a run may not change when it goes on: all but where and how long jobs run, rounds, what `evaluate` asks."""
-    values = config.model_dump(mode="json", by_alias=True, exclude={"executor", "name"})
-    del values["restem"]["rounds"], values["restem"]["finetune"]["timeout_s"], values["self_edit"]["candidates"]
-    return values
+    return config.model_dump(
+        mode="json",
+        by_alias=True,
+        exclude={
+            "executor": True,
+            "name": True,
+            "restem": {"rounds": True, "finetune": {"timeout_s"}},
+            "self_edit": {"candidates"},
+        },
+    )
 
 
 def reused(config: "TrainConfig") -> "list[RolloutRow]":

@@ -136,8 +136,6 @@ def _check(wanted: Evaluation) -> None:
             raise InputError(task.id, "", "a task with its solution to measure on", "no solution")
     if "seal" in wanted.rows and wanted.trained is None:
         raise InputError("rows", "seal", "a run that python -m arc_seal.train has trained a policy in", "none")
-    if "fixed" in wanted.rows and not wanted.candidates:
-        raise InputError("self_edit.candidates", "", "at least one self-edit for the row fixed", "none")
     if "fixed" in wanted.rows:
         _check_candidates(wanted)
     if not _needed(wanted.rows):
@@ -147,6 +145,8 @@ def _check(wanted: Evaluation) -> None:
 
 
 def _check_candidates(wanted: Evaluation) -> None:
+    if not wanted.candidates:
+        raise InputError("self_edit.candidates", "", "at least one self-edit for the row fixed", "none")
     for number, candidate in enumerate(wanted.candidates):
         try:
             wanted.settings.schema.parse(candidate)

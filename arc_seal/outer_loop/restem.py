@@ -100,7 +100,7 @@ def restem(
     if restem.labelled:
         check_solutions(entries)
     if restem.reward == "gain":
-        entries = with_room(run, entries, executor, settings, ledger, watch)
+        entries = _with_room(run, entries, executor, settings, ledger, watch)
     tasks = {task.id: task for task, _ in entries}
     policies: list[PolicyRow] = []
     for number in range(restem.rounds):
@@ -134,25 +134,6 @@ def check_solutions(entries: Sequence[Entry]) -> None:
             raise InputError(
                 task.id, "", "a task with its solution, or restem.reward=held_out_demo, which needs none", "no solution"
             )
-
-
-def with_room(
-    run: str,
-    entries: Sequence[Entry],
-    executor: Executor,
-    settings: RolloutSettings,
-    ledger: Ledger,
-    watch: Watch,
-) -> list[Entry]:
-    """The tasks that are not solved without training: on the others a self-edit has nothing to gain."""
-    own = f"{run} in context"
-    ledger.begin(own, {})
-    watch.title("In context, without training")
-    asking = replace(settings, author="none", policy=None)
-    rows = collect(Collection(own, 0, 1), entries, executor, asking, ledger, watch)
-    solved = {row.task for row in rows if row.reward == 1}
-    watch.title(f"{len(solved)} of {len(entries)} tasks are solved without training and left out")
-    return [entry for entry in entries if entry[0].id not in solved]
 
 
 def wearing(settings: RolloutSettings, policy: Path | None, adapt_from: Literal["base", "policy"]) -> RolloutSettings:
@@ -243,6 +224,25 @@ def summarise(number: int, rows: Sequence[RolloutRow]) -> RoundSummary:
         distinct=len({(row.task, row.self_edit) for row in rows if row.self_edit is not None}),
         held_out=fmean(examined) if examined else None,
     )
+
+
+def _with_room(
+    run: str,
+    entries: Sequence[Entry],
+    executor: Executor,
+    settings: RolloutSettings,
+    ledger: Ledger,
+    watch: Watch,
+) -> list[Entry]:
+    """The tasks that are not solved without training: on the others a self-edit has nothing to gain."""
+    own = f"{run} in context"
+    ledger.begin(own, {})  # another configuration is refused for the run that it belongs to
+    watch.title("In context, without training")
+    asking = replace(settings, author="none", policy=None)
+    rows = collect(Collection(own, 0, 1), entries, executor, asking, ledger, watch)
+    solved = {row.task for row in rows if row.reward == 1}
+    watch.title(f"{len(solved)} of {len(entries)} tasks are solved without training and left out")
+    return [entry for entry in entries if entry[0].id not in solved]
 
 
 def _of_round(settings: RolloutSettings, number: int) -> RolloutSettings:

@@ -101,6 +101,9 @@ class Ledger:
     def begin(self, run: str, configuration: Mapping[str, Any]) -> None:
         """Begin a run, or go on with it.
 
+        While the ledger is empty, a run that was begun takes the configuration it is given now: whoever stops a command
+        before anything came of it may change their mind.
+
         Args:
             run: Its name.
             configuration: What it runs under: values that JSON can hold.
@@ -111,8 +114,8 @@ class Ledger:
         now = to_json(dict(configuration), inf_nan_mode="strings").decode()
         with self._writing() as connection:
             found = connection.execute("SELECT configuration FROM runs WHERE run = ?", (run,)).fetchone()
-            if found is None:
-                connection.execute("INSERT INTO runs VALUES (?, ?, ?)", (run, now, utc_now()))
+            if found is None or self._is_empty(connection):
+                connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run, now, utc_now()))
                 return
         differing = differences(json.loads(found["configuration"]), json.loads(now))
         if differing:
@@ -170,6 +173,11 @@ class Ledger:
             InputError: When the file cannot be written.
         """
         write_json(path, "".join(map(to_line, self.rollouts())))
+
+    def _is_empty(self, connection: sqlite3.Connection) -> bool:
+        """Whether no row of any run is recorded."""
+        tables = TABLES.values()
+        return not any(connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in tables)
 
     def _add(self, rows: Sequence[ProposalRow | RolloutRow | PolicyRow]) -> None:
         with self._writing() as connection:

@@ -228,11 +228,21 @@ def test_another_configuration_is_refused_with_the_difference(
     ledger: Ledger, path: Path, changed: dict[str, Any], found: str
 ) -> None:
     ledger.begin("run", CONFIGURATION)
+    ledger.record(rollout())
     with pytest.raises(InputError) as caught:
         ledger.begin("run", {**CONFIGURATION, **changed})
     expected = "expected the configuration that is recorded of it (or another run's name)"
     assert str(caught.value) == f"{path}: run run: {expected}, found {found}"
     ledger.begin("run", CONFIGURATION)  # nothing of the refused one was kept
+
+
+def test_an_empty_ledger_takes_another_configuration(ledger: Ledger, path: Path) -> None:
+    ledger.begin("run", {"samples": 15})
+    ledger.begin("run", {"samples": 5})
+    ledger.record(rollout(run="run"))
+    ledger.begin("run", {"samples": 5})
+    with pytest.raises(InputError, match="samples: 5 recorded, 15 now"):
+        ledger.begin("run", {"samples": 15})
 
 
 def test_threads_share_a_ledger(ledger: Ledger) -> None:

@@ -70,7 +70,7 @@ def restem(
     executor: Executor,
     finetuner: Executor,
     settings: RolloutSettings,
-    restem: RestemSettings,
+    how: RestemSettings,
     reused: Sequence[RolloutRow],
     ledger: Ledger,
     folder: Path,
@@ -84,7 +84,7 @@ def restem(
         executor: Where roll-outs run.
         finetuner: Where fine-tuning runs; it may take longer than a roll-out is allowed to.
         settings: How self-edits are proposed and tried; its policy is that of round 0.
-        restem: How to train.
+        how: How to train.
         reused: Roll-outs of earlier runs: those that were rewarded, on tasks of this one, are imitated too.
         ledger: Where all is kept.
         folder: Where adapters are kept.
@@ -97,26 +97,28 @@ def restem(
         InputError: When a task has no solution to be rewarded by.
         Diverged: When fine-tuning failed.
     """
-    if restem.labelled:
+    if how.labelled:
         check_solutions(entries)
-    if restem.reward == "gain":
+    if how.reward == "gain":
         entries = _with_room(run, entries, executor, settings, ledger, watch)
     tasks = {task.id: task for task, _ in entries}
+    if strangers := sum(row.task not in tasks for row in reused):
+        watch.title(f"{strangers} of {len(reused)} reused roll-outs are of tasks not trained on here and are left out")
     policies: list[PolicyRow] = []
-    for number in range(restem.rounds):
+    for number in range(how.rounds):
         wanted = Collection(
-            run, number, restem.samples,
-            solve=restem.labelled, examine=restem.examine or not restem.labelled,
+            run, number, how.samples,
+            solve=how.labelled, examine=how.examine or not how.labelled,
         )  # fmt: skip
         policy = folder / policies[-1].folder if policies else None
-        drawing = wearing(_of_round(settings, number), policy, restem.adapt_from)
+        drawing = wearing(_of_round(settings, number), policy, how.adapt_from)
         rows = collect(wanted, entries, executor, drawing, ledger, watch)
         known = [row for row in (*reused, *_so_far(ledger, run, number)) if row.task in tasks]
-        lessons = chosen(known, restem, settings.seed)
+        lessons = chosen(known, how, settings.seed)
         watch.collected(number, rows, len(lessons))
         row = ledger.policy(run, number)
         if row is None and lessons:
-            row = _imitate(run, number, lessons, tasks, finetuner, settings, restem, folder, watch)
+            row = _imitate(run, number, lessons, tasks, finetuner, settings, how, folder, watch)
             ledger.record_policy(row)
         watch.policy(row)
         policies += [row] if row else []
@@ -143,7 +145,7 @@ def wearing(settings: RolloutSettings, policy: Path | None, adapt_from: Literal[
     return replace(settings, policy=str(policy), adapt_from=str(policy) if adapt_from == "policy" else None)
 
 
-def chosen(rows: Iterable[RolloutRow], restem: RestemSettings, seed: int) -> list[RolloutRow]:
+def chosen(rows: Iterable[RolloutRow], how: RestemSettings, seed: int) -> list[RolloutRow]:
     """The roll-outs whose self-edits are to be imitated: rewarded, no two equal for a task, at most `per_task` of each.
 
     Where there are too many of a task, chance decides. They come in order of task, then of their keys.
@@ -154,30 +156,30 @@ def chosen(rows: Iterable[RolloutRow], restem: RestemSettings, seed: int) -> lis
     kept: list[RolloutRow] = []
     for task, made in sorted(by_task.items()):
         distinct: dict[str | None, RolloutRow] = {}
-        for row in sorted(rewarded(made, restem), key=_key):
+        for row in sorted(rewarded(made, how), key=_key):
             distinct.setdefault(row.self_edit, row)
         lessons = list(distinct.values())
-        if restem.per_task is not None and len(lessons) > restem.per_task:
+        if how.per_task is not None and len(lessons) > how.per_task:
             rng = random.Random(derived_seed(seed, task, "imitate"))
-            lessons = sorted(rng.sample(lessons, restem.per_task), key=_key)
+            lessons = sorted(rng.sample(lessons, how.per_task), key=_key)
         kept += lessons
     return kept
 
 
-def rewarded(rows: Sequence[RolloutRow], restem: RestemSettings) -> list[RolloutRow]:
+def rewarded(rows: Sequence[RolloutRow], how: RestemSettings) -> list[RolloutRow]:
     """The roll-outs of one task that earned their reward.
 
     By the solution: those that solved it; where gain is what counts, tasks without room for it were left out before. By
     the left-out demonstrations: the best of each round, where it beats the round's median by more than `margin`.
     """
     ran = [row for row in rows if row.status is Status.OK and row.self_edit is not None]
-    if restem.labelled:
+    if how.labelled:
         return [row for row in ran if row.reward == 1]
     best = []
     for group in _by_round(ran).values():
         scores = [row.held_out for row in group if row.held_out is not None]
         first = max(group, key=lambda row: (-float("inf") if row.held_out is None else row.held_out, -row.sample))
-        if scores and first.held_out is not None and first.held_out > median(scores) + restem.margin:
+        if scores and first.held_out is not None and first.held_out > median(scores) + how.margin:
             best.append(first)
     return best
 
@@ -261,7 +263,7 @@ def _imitate(
     tasks: Mapping[str, Task],
     finetuner: Executor,
     settings: RolloutSettings,
-    restem: RestemSettings,
+    how: RestemSettings,
     folder: Path,
     watch: Watch,
 ) -> PolicyRow:
@@ -271,7 +273,7 @@ def _imitate(
         lessons=tuple(Lesson(tasks[row.task], row.self_edit) for row in rows if row.self_edit is not None),
         menu=settings.schema.menu(),
         example=settings.example,
-        settings=restem.finetune,
+        settings=how.finetune,
         seed=derived_seed(settings.seed, run, "imitate", number),
         folder=str(folder / name),
     )

@@ -183,6 +183,7 @@ def test_rewarded_roll_outs_of_earlier_runs_are_imitated_too(run: Run) -> None:
     assert run.lessons() == [[("task0", TEXTS[7]), ("task0", TEXTS[8])]]
     assert policy.rows == (("old.sqlite", 0, "task0", 0), ("old.sqlite", 0, "task0", 1))
     assert run.notes.rounds == [(0, 8, 2)]
+    assert "1 of 4 reused roll-outs are of tasks not trained on here and are left out" in run.notes.titles
 
 
 def test_roll_outs_of_other_tasks_alone_are_nothing_to_imitate(run: Run) -> None:

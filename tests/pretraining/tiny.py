@@ -57,7 +57,7 @@ def write_number(rng: np.random.Generator) -> str:
 def tiny_chunks(settings: ContextSettings = SETTINGS, seed: int = 0, pool: Pool | None = None) -> Chunks:
     """A stream of two pools."""
     pools = [(pool or tiny_pool(), 0.75), (tiny_pool(tasks=2, seed=1), 0.25)]
-    return Chunks(pools, settings, BATCH_TOKENS, seed, write_number)
+    return Chunks(pools, settings, BATCH_TOKENS, seed, write_number, chunk_batches=8)
 
 
 def train(

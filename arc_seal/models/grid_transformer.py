@@ -1,6 +1,6 @@
 """The grid model's network: a decoder-only transformer that knows where in a grid each token stands.
 
-It is a plain transformer of today (RMSNorm before each block, QK-norm, SwiGLU, no biases, rotary positions) with two
+It is a plain transformer of today (RMSNorm before each block, QK-norm, SwiGLU, no biases, rotary positions) with three
 changes made for grids:
 
 - Positions have three axes, (segment, row, column), and each axis turns its own share of a head's dimensions, as in
@@ -8,10 +8,17 @@ changes made for grids:
 - A key is turned by where its token stands, a query by where the *next* token will stand, which follows from the token
   itself. So "what stands at this very cell in the input?", the question that most of ARC begins with, is one at offset
   zero, also at the start of a row.
+- From revision 2 on a token is told where it is: whether in an input or in an output, and in which row and column the
+  next token will stand. Rotary positions alone tell offsets, and an edge would have to be inferred.
+
+Revision 2 also learns how sharply each head looks, begins with blocks that add nothing, and mixes the embeddings into
+every layer's input (as modded-nanogpt, github.com/KellerJordan/modded-nanogpt, does). What each is worth is in
+benchmarks/pretraining/README.md. Revision 1 is there for the weights that were made with it.
 
 Shapes: batch B, tokens T, keys K (those of the cache and T more), heads H, width D, head width D / H.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -22,7 +29,18 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from arc_seal.models.grid_vocabulary import ASK, AXES, END, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY
+from arc_seal.models.grid_places import Rotation, next_places, places_of, rotary_frequencies
+from arc_seal.models.grid_vocabulary import END, PAD, VOCABULARY
+
+REVISIONS = (1, 2)
+"""What `GridConfig.revision` can be."""
+
+SHARPNESS = 1.5
+"""How many times sharper than with plain QK-norm a head looks at first. There a score is at most the square root of its
+width, 8 in a head of 64, and one token among 900 others of score 0 gets at most three quarters of the attention."""
+
+PLACES = 32
+"""Rows and columns with an embedding of their own: a grid's row ends stand at column 31 at most."""
 
 LEAST_HEAD = 8
 """Width of the narrowest head of whose pairs of dimensions every axis turns one; see `rotary_frequencies`."""
@@ -40,6 +58,7 @@ class GridConfig(PreTrainedConfig):
         rope_base: The slowest rotary frequency of an axis is about 1 / rope_base radians a step, the fastest 1.
         rms_norm_eps: Keeps norms from dividing by zero.
         initializer_range: Spread of the first weights, in units of 1 / sqrt(number of inputs).
+        revision: Which form of the network it is, one of `REVISIONS`; see the module.
     """
 
     model_type = "arc_seal_grid"
@@ -52,6 +71,7 @@ class GridConfig(PreTrainedConfig):
     rope_base: float = 100.0
     rms_norm_eps: float = 1e-6
     initializer_range: float = 1.0
+    revision: int = 1
     use_cache: bool = True
     pad_token_id: int | None = PAD
     bos_token_id: int | None = None
@@ -62,9 +82,11 @@ class GridConfig(PreTrainedConfig):
         """Take in what Hugging Face adds.
 
         Raises:
-            ValueError: When heads of that number cannot have a fitting width.
+            ValueError: When heads of that number cannot have a fitting width, or there is no such revision.
         """
         super().__post_init__(**others)  # type: ignore[no-untyped-call]
+        if self.revision not in REVISIONS:
+            raise ValueError(f"revision is to be one of {REVISIONS}, not {self.revision}")
         width, left = divmod(self.hidden_size, self.num_attention_heads)
         if left or width % 2 or width < LEAST_HEAD:
             heads = f"hidden_size={self.hidden_size} for num_attention_heads={self.num_attention_heads}"
@@ -86,14 +108,19 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = Addition(width, width, bias=False)
+        self.log_sharpness = (
+            nn.Parameter(torch.full((self.heads,), math.log(SHARPNESS))) if config.revision > 1 else None
+        )
 
     def forward(
-        self, hidden: Tensor, asks: "Rotation", stands: "Rotation", mask: Tensor | None, cache: Cache | None
+        self, hidden: Tensor, asks: Rotation, stands: Rotation, mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]; mask [B, 1, T, K], None for plain causal attention of T over T."""
         query = asks.turn(self._normed(self._split(self.q_proj(hidden))))  # [B, H, T, D / H]
         key = stands.turn(self._normed(self._split(self.k_proj(hidden))))  # [B, H, T, D / H]
         value = self._split(self.v_proj(hidden))  # [B, H, T, D / H]
+        if self.log_sharpness is not None:
+            query = query * self.log_sharpness.exp()[:, None, None]
         if cache is not None:
             key, value = cache.update(key, value, self.layer)  # [B, H, K, D / H]
         mixed = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)  # [B, H, T, D / H]
@@ -137,12 +164,29 @@ class Layer(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, hidden: Tensor, asks: "Rotation", stands: "Rotation", mask: Tensor | None, cache: Cache | None
+        self, hidden: Tensor, asks: Rotation, stands: Rotation, mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]."""
         hidden = hidden + self.attention(self.attention_norm(hidden), asks, stands, mask, cache)
         output: Tensor = hidden + self.feed_forward(self.feed_forward_norm(hidden))
         return output
+
+
+class Whereabouts(nn.Module):
+    """Tells a token where it is: in an input or an output, and at which row and column the next one will stand."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.part = nn.Embedding(2, width)
+        self.row = nn.Embedding(PLACES, width)
+        self.column = nn.Embedding(PLACES, width)
+
+    def forward(self, following: Tensor) -> Tensor:
+        """Places of the next tokens [AXES, B, T] -> [B, T, D]. Inputs are the even segments, outputs the odd ones."""
+        segment, row, column = following
+        last = PLACES - 1  # only a text is longer
+        told: Tensor = self.part(segment % 2) + self.row(row.clamp(max=last)) + self.column(column.clamp(max=last))
+        return told
 
 
 class GridPreTrainedModel(PreTrainedModel):
@@ -160,10 +204,14 @@ class GridPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Embedding):
             init.normal_(module.weight, mean=0.0, std=spread)
         elif isinstance(module, nn.Linear):
-            adds = (2 * self.config.num_hidden_layers) ** -0.5 if isinstance(module, Addition) else 1.0
+            adds = self._first_addition() if isinstance(module, Addition) else 1.0
             init.normal_(module.weight, mean=0.0, std=spread * adds * module.in_features**-0.5)
         elif isinstance(module, nn.RMSNorm):
             init.ones_(module.weight)
+
+    def _first_addition(self) -> float:
+        """How much a block adds at first, in units of what another projection gives."""
+        return 0.0 if self.config.revision > 1 else (2 * self.config.num_hidden_layers) ** -0.5
 
 
 class GridTransformer(GridPreTrainedModel):
@@ -174,6 +222,10 @@ class GridTransformer(GridPreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.whereabouts = Whereabouts(config.hidden_size) if config.revision > 1 else None
+        self.mixing = (
+            nn.Parameter(torch.tensor([[1.0, 0.0]] * config.num_hidden_layers)) if config.revision > 1 else None
+        )  # of what comes in and of the embeddings, [layers, 2]
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
@@ -212,13 +264,19 @@ class GridTransformer(GridPreTrainedModel):
         hidden = self.embed_tokens(input_ids)  # [B, T, D]
         head = self.config.hidden_size // self.config.num_attention_heads
         frequencies = rotary_frequencies(head, self.config.rope_base).to(hidden.device)
+        following = next_places(position_ids, input_ids)
+        if self.whereabouts is not None:
+            hidden = hidden + self.whereabouts(following)
         stands = Rotation(position_ids, frequencies, hidden.dtype)
-        asks = Rotation(next_places(position_ids, input_ids), frequencies, hidden.dtype)
+        asks = Rotation(following, frequencies, hidden.dtype)
         before = cache.get_seq_length() if cache is not None else 0
         mask = causal_mask(input_ids.shape[1], before, attention_mask, hidden.device)
         states = []
-        for layer in self.layers:
+        embedded = hidden
+        for number, layer in enumerate(self.layers):
             states.append(hidden)
+            if self.mixing is not None:
+                hidden = self.mixing[number, 0] * hidden + self.mixing[number, 1] * embedded
             hidden = layer(hidden, asks, stands, mask, cache)
         hidden = self.norm(hidden)
         return BaseModelOutputWithPast(
@@ -279,64 +337,6 @@ class GridForCausalLM(GridPreTrainedModel, GenerationMixin):
             "attention_mask": attention_mask,
             "use_cache": True,
         }
-
-
-class Rotation:
-    """Turns pairs of a head's dimensions by angles that grow with the place (RoPE, arXiv 2104.09864).
-
-    Args:
-        places: [AXES, B, T].
-        frequencies: Radians a step of each pair on each axis, [AXES, D / H / 2].
-        dtype: Of what is turned.
-    """
-
-    def __init__(self, places: Tensor, frequencies: Tensor, dtype: torch.dtype) -> None:
-        angles = torch.einsum("abt,af->btf", places.float(), frequencies)[:, None]  # [B, 1, T, D / H / 2]
-        self.cos = torch.cat([angles.cos(), angles.cos()], dim=-1).to(dtype)  # [B, 1, T, D / H]
-        self.sin = torch.cat([-angles.sin(), angles.sin()], dim=-1).to(dtype)  # [B, 1, T, D / H]
-
-    def turn(self, heads: Tensor) -> Tensor:
-        """[B, H, T, D / H] -> [B, H, T, D / H]. Dimension i and the one half a head further are a pair."""
-        half = heads.shape[-1] // 2
-        return heads * self.cos + heads.roll(half, dims=-1) * self.sin
-
-
-def rotary_frequencies(head: int, base: float) -> Tensor:
-    """Radians a step of each pair of dimensions on each axis, [AXES, head / 2]; zero where another axis turns the pair.
-
-    A quarter of the pairs tells segments apart, the others are halved between rows and columns.
-    """
-    pairs = head // 2
-    segment = pairs // 4
-    row = (pairs - segment) // 2
-    frequencies = torch.zeros(AXES, pairs)
-    begin = 0
-    for axis, count in enumerate((segment, row, pairs - segment - row)):
-        frequencies[axis, begin : begin + count] = base ** -(torch.arange(count) / max(1, count))
-        begin += count
-    return frequencies
-
-
-def next_places(places: Tensor, ids: Tensor) -> Tensor:
-    """Where the token after each would stand. [AXES, B, T], [B, T] -> [AXES, B, T]; see grid_vocabulary.next_place."""
-    segment, row, column = places
-    row_ends = ids == ROW_END
-    return torch.stack([segment, row + row_ends, torch.where(row_ends, 1, column + 1)])
-
-
-def places_of(ids: Tensor) -> Tensor:
-    """Places of whole sequences, worked out from their tokens. [B, T] -> [AXES, B, T]. Padding on the left has none."""
-    opens = (ids == INPUT) | (ids == OUTPUT) | (ids == ASK)
-    row_ends = ids == ROW_END
-    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    segment = opens.long().cumsum(1)
-    rows = row_ends.long().cumsum(1) - row_ends.long()  # row ends before each token
-    opened = torch.where(opens, index, 0).cummax(1).values  # where its segment opened
-    row = rows - rows.gather(1, opened)
-    ended = torch.where(row_ends, index, 0).cummax(1).values.roll(1, 1)  # the last row end before it, or 0
-    ended[:, 0] = 0
-    column = index - torch.maximum(opened, ended)
-    return torch.stack([segment - 1, row, column]) * (segment > 0)
 
 
 def causal_mask(tokens: int, before: int, attention_mask: Tensor | None, device: torch.device) -> Tensor | None:

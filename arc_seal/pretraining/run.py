@@ -35,6 +35,12 @@ from arc_seal.self_edit.toolbox import Toolbox
 MAX_SHARD = "15MB"
 """Largest part of the weights: files of more than 16 MB are a burden to git and its hosts."""
 
+FORM = (
+    "revision", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "rope_base",
+)  # fmt: skip
+"""What weights to begin with must have in common with the network."""
+
 HELD_OUT_PAIRS = 4
 """Pairs of a context of a held-out generator."""
 
@@ -174,7 +180,15 @@ def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
     model = read_network(weights, str(folder), torch.float32)
     if not isinstance(model, GridForCausalLM):
         raise InputError("configuration", "weights", "weights of a grid model", f"of {model.config.model_type}")
-    sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rope_base")
+    sizes = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "rope_base",
+        "revision",
+    )
     for name in sizes:
         found, expected = getattr(network, name), getattr(model.config, name)
         if found != expected:

@@ -12,7 +12,7 @@ from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.models.base import Model
 from arc_seal.models.grid_model import GridModel
-from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
+from arc_seal.models.grid_transformer import Addition, GridConfig, GridForCausalLM
 from arc_seal.models.scripted import CHAT_TEMPLATE, ScriptedModel, tiny_network, tiny_tokenizer
 
 MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -58,12 +58,20 @@ SMALL = Task(
 )
 
 
-def grid_network(seed: int = 0, layers: int = 2) -> GridForCausalLM:
-    """A grid transformer of width 32 with random weights."""
-    config = GridConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2)
+def grid_network(seed: int = 0, layers: int = 2, revision: int = 1) -> GridForCausalLM:
+    """A grid transformer of width 32 with random weights; also those that training begins with at zero are random."""
+    config = GridConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2, revision=revision
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return GridForCausalLM(config)
+        network = GridForCausalLM(config)
+        for module in network.modules():
+            if isinstance(module, Addition) and not module.weight.any():
+                torch.nn.init.normal_(module.weight, std=0.1)
+        if network.model.mixing is not None:
+            torch.nn.init.normal_(network.model.mixing, mean=0.5, std=0.2)
+        return network
 
 
 def grid_model(seed: int = 0) -> GridModel:

@@ -14,7 +14,7 @@ from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.models.base import Encoded
 from arc_seal.models.grid_codec import GridCodec, grid_segment, join, text_segment
-from arc_seal.models.grid_transformer import places_of
+from arc_seal.models.grid_places import places_of
 from arc_seal.models.grid_vocabulary import ASK, END, FIRST_BYTE, INPUT, OUTPUT, ROW_END
 from arc_seal.models.prompt import Prompt, Turn, demonstrations_prompt, query_prompt
 from arc_seal.outer_loop.policy import self_edit_prompt

@@ -24,15 +24,8 @@ from arc_seal.inner_loop.adapter import attached
 from arc_seal.models.base import Encoded
 from arc_seal.models.grid_codec import GridCodec
 from arc_seal.models.grid_model import GridModel
-from arc_seal.models.grid_transformer import (
-    GridConfig,
-    GridForCausalLM,
-    GridTransformer,
-    Rotation,
-    next_places,
-    places_of,
-    rotary_frequencies,
-)
+from arc_seal.models.grid_places import Rotation, next_places, places_of, rotary_frequencies
+from arc_seal.models.grid_transformer import REVISIONS, GridConfig, GridForCausalLM, GridTransformer
 from arc_seal.models.grid_vocabulary import AXES, END, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY, next_place
 from arc_seal.models.head import check_head
 from arc_seal.models.prompt import Prompt, demonstrations_prompt, query_prompt
@@ -46,7 +39,16 @@ CONTEXTS = [CODEC.encode(query_prompt(task, task.queries[0])) for task in (SMALL
 FLAT = random_task(3, sides=(1,)).map_grids(lambda grid: Grid(1, 4, bytes(range(4))))
 LENGTH = len(CONTEXTS[0].ids)
 
-NETWORK = grid_network().eval().requires_grad_(False)
+
+@pytest.fixture(scope="module", params=REVISIONS, ids=lambda revision: f"revision {revision}")
+def network(request: pytest.FixtureRequest) -> GridForCausalLM:
+    return frozen(request.param)
+
+
+def frozen(revision: int) -> GridForCausalLM:
+    made = grid_network(revision=revision).eval()
+    made.requires_grad_(False)
+    return made
 
 
 def tensors(context: Encoded) -> tuple[Tensor, Tensor]:
@@ -54,7 +56,7 @@ def tensors(context: Encoded) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(context.ids)[None], torch.from_numpy(context.positions)[:, None]
 
 
-def logits_of(context: Encoded, network: GridForCausalLM = NETWORK) -> Tensor:
+def logits_of(context: Encoded, network: GridForCausalLM) -> Tensor:
     ids, places = tensors(context)
     return as_tensor(network(input_ids=ids, position_ids=places).logits[0])
 
@@ -81,62 +83,62 @@ def near(one: Tensor, other: Tensor) -> bool:
 
 @settings(max_examples=25)
 @given(cuts=st.sets(st.integers(1, LENGTH - 1)))
-def test_logits_with_a_cache_are_those_without(cuts: set[int]) -> None:
+def test_logits_with_a_cache_are_those_without(network: GridForCausalLM, cuts: set[int]) -> None:
     ids, places = tensors(CONTEXTS[0])
-    cache, parts = DynamicCache(config=NETWORK.config), []
+    cache, parts = DynamicCache(config=network.config), []
     for begin, end in pairwise([0, *sorted(cuts), LENGTH]):
-        output = NETWORK(input_ids=ids[:, begin:end], position_ids=places[..., begin:end], past_key_values=cache)
+        output = network(input_ids=ids[:, begin:end], position_ids=places[..., begin:end], past_key_values=cache)
         cache = output.past_key_values
         parts.append(output.logits[0])
         assert cache.get_seq_length() == end
-    assert near(torch.cat(parts), logits_of(CONTEXTS[0]))
+    assert near(torch.cat(parts), logits_of(CONTEXTS[0], network))
 
 
-def test_a_cache_is_given_when_it_is_wanted() -> None:
+def test_a_cache_is_given_when_it_is_wanted(network: GridForCausalLM) -> None:
     ids, _ = tensors(CONTEXTS[0])
-    assert NETWORK(input_ids=ids).past_key_values.get_seq_length() == LENGTH
-    assert NETWORK(input_ids=ids, use_cache=False).past_key_values is None
+    assert network(input_ids=ids).past_key_values.get_seq_length() == LENGTH
+    assert network(input_ids=ids, use_cache=False).past_key_values is None
 
 
-def test_right_padding_changes_nothing() -> None:
+def test_right_padding_changes_nothing(network: GridForCausalLM) -> None:
     ids, places, mask = padded(CONTEXTS, left=False)
-    plain = NETWORK(input_ids=ids, position_ids=places).logits
-    masked = NETWORK(input_ids=ids, position_ids=places, attention_mask=mask).logits
+    plain = network(input_ids=ids, position_ids=places).logits
+    masked = network(input_ids=ids, position_ids=places, attention_mask=mask).logits
     for row, context in enumerate(CONTEXTS):
         for logits in (plain, masked):
-            assert near(logits[row, : len(context.ids)], logits_of(context))
+            assert near(logits[row, : len(context.ids)], logits_of(context, network))
 
 
-def test_left_padding_changes_nothing_with_a_mask() -> None:
+def test_left_padding_changes_nothing_with_a_mask(network: GridForCausalLM) -> None:
     ids, places, mask = padded(CONTEXTS, left=True)
-    logits = NETWORK(input_ids=ids, position_ids=places, attention_mask=mask).logits
-    unmasked = NETWORK(input_ids=ids, position_ids=places).logits
+    logits = network(input_ids=ids, position_ids=places, attention_mask=mask).logits
+    unmasked = network(input_ids=ids, position_ids=places).logits
     assert torch.isfinite(logits).all()
     for row, context in enumerate(CONTEXTS):
-        own = logits_of(context)
+        own = logits_of(context, network)
         assert near(logits[row, -len(own) :], own)
         assert near(unmasked[row, -len(own) :], own) == (len(own) == ids.shape[1])
 
 
-def test_left_padding_changes_nothing_with_a_cache() -> None:
+def test_left_padding_changes_nothing_with_a_cache(network: GridForCausalLM) -> None:
     ids, places, mask = padded(CONTEXTS, left=True)
     half = ids.shape[1] - 4
-    first = NETWORK(input_ids=ids[:, :half], position_ids=places[..., :half], attention_mask=mask[:, :half])
-    second = NETWORK(
+    first = network(input_ids=ids[:, :half], position_ids=places[..., :half], attention_mask=mask[:, :half])
+    second = network(
         input_ids=ids[:, half:], position_ids=places[..., half:], attention_mask=mask,
         past_key_values=first.past_key_values,
     )  # fmt: skip
     for row, context in enumerate(CONTEXTS):
-        assert near(second.logits[row], logits_of(context)[-4:])
+        assert near(second.logits[row], logits_of(context, network)[-4:])
 
 
-def test_no_token_sees_those_after_it() -> None:
+def test_no_token_sees_those_after_it(network: GridForCausalLM) -> None:
     ids, places = tensors(CONTEXTS[0])
     other = ids.clone()
     other[0, 20:] = 7
-    changed = NETWORK(input_ids=other, position_ids=places).logits[0]
-    assert torch.equal(changed[:20], logits_of(CONTEXTS[0])[:20])
-    assert not torch.allclose(changed[20:], logits_of(CONTEXTS[0])[20:])
+    changed = network(input_ids=other, position_ids=places).logits[0]
+    assert torch.equal(changed[:20], logits_of(CONTEXTS[0], network)[:20])
+    assert not torch.allclose(changed[20:], logits_of(CONTEXTS[0], network)[20:])
 
 
 @given(prompt=PROMPTS, left=st.integers(0, 3))
@@ -148,10 +150,10 @@ def test_places_worked_out_from_tokens_are_the_codecs(prompt: Prompt, left: int)
     assert not places[:, 0, :left].any()
 
 
-def test_places_of_a_batch_are_those_of_its_rows() -> None:
+def test_places_of_a_batch_are_those_of_its_rows(network: GridForCausalLM) -> None:
     ids, places, _ = padded(CONTEXTS, left=True)
     assert torch.equal(places_of(ids), places)
-    assert torch.equal(NETWORK(input_ids=ids).logits, NETWORK(input_ids=ids, position_ids=places).logits)
+    assert torch.equal(network(input_ids=ids).logits, network(input_ids=ids, position_ids=places).logits)
 
 
 @given(
@@ -165,17 +167,44 @@ def test_the_next_place_is_the_vocabularys(place: tuple[int, int, int], token: i
 @settings(max_examples=20)
 @given(axis=st.integers(0, AXES - 1), shift=st.integers(-40, 40))
 def test_places_count_relative_to_one_another_alone(axis: int, shift: int) -> None:
+    network = frozen(1)
     # Every row begins at column 1, whatever has been moved, so columns are moved where there is one row alone.
     ids, places = tensors(CODEC.encode(demonstrations_prompt(FLAT.demos)) if axis == 2 else CONTEXTS[0])
     assert axis < 2 or not (ids == ROW_END).any()
-    own = NETWORK(input_ids=ids, position_ids=places).logits
+    own = network(input_ids=ids, position_ids=places).logits
     moved = places.clone()
     moved[axis] += shift
-    assert torch.allclose(NETWORK(input_ids=ids, position_ids=moved).logits, own, atol=2e-4)
+    assert torch.allclose(network(input_ids=ids, position_ids=moved).logits, own, atol=2e-4)
     scaled = places.clone()
     scaled[axis] *= 3
     if places[axis].any():
-        assert not torch.allclose(NETWORK(input_ids=ids, position_ids=scaled).logits, own, atol=2e-4)
+        assert not torch.allclose(network(input_ids=ids, position_ids=scaled).logits, own, atol=2e-4)
+
+
+def test_from_revision_2_on_a_token_knows_where_it_is() -> None:
+    ids, places = tensors(CONTEXTS[0])
+    for axis in range(AXES):
+        moved = places.clone()
+        moved[axis] += 1
+        logits = [frozen(revision)(input_ids=ids, position_ids=moved).logits[0] for revision in REVISIONS]
+        own = [logits_of(CONTEXTS[0], frozen(revision)) for revision in REVISIONS]
+        relative = axis < 2  # every row begins at column 1, so columns cannot be moved alone
+        assert torch.allclose(logits[0], own[0], atol=2e-4) == relative
+        assert not torch.allclose(logits[1], own[1], atol=1e-2)
+
+
+def test_revision_2_begins_with_blocks_that_add_nothing() -> None:
+    config = copy.deepcopy(frozen(2).config)
+    first = GridForCausalLM(config)
+    ids, _ = tensors(CONTEXTS[0])
+    states = first(input_ids=ids, output_hidden_states=True).hidden_states
+    assert all(torch.equal(state, states[0]) for state in states[:-1])
+    assert first.num_parameters() == frozen(1).num_parameters() + (2 + 32 + 32) * 32 + 2 * 2 + 2 * 2
+
+
+def test_another_revision_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"revision is to be one of \(1, 2\), not 3"):
+        GridConfig(revision=3)
 
 
 PLACE = st.tuples(*(st.integers(0, 30) for _ in range(AXES)))
@@ -226,78 +255,81 @@ def test_whoever_writes_a_cell_asks_for_that_cell_of_the_input() -> None:
     np.testing.assert_array_equal(next_places(places, answer)[1:, 0], given_places)
 
 
-def test_labels_give_the_loss() -> None:
+def test_labels_give_the_loss(network: GridForCausalLM) -> None:
     ids, places, _ = padded(CONTEXTS, left=False)
     labels = ids.masked_fill(ids == PAD, -100)
-    output = NETWORK(input_ids=ids, position_ids=places, labels=labels)
+    output = network(input_ids=ids, position_ids=places, labels=labels)
     own = cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     assert torch.allclose(output.loss, own)
-    assert NETWORK(input_ids=ids, position_ids=places).loss is None
+    assert network(input_ids=ids, position_ids=places).loss is None
 
 
-def test_the_last_logits_can_be_had_alone() -> None:
+def test_the_last_logits_can_be_had_alone(network: GridForCausalLM) -> None:
     ids, places = tensors(CONTEXTS[0])
-    last = NETWORK(input_ids=ids, position_ids=places, logits_to_keep=3).logits
-    assert near(last[0], logits_of(CONTEXTS[0])[-3:])
+    last = network(input_ids=ids, position_ids=places, logits_to_keep=3).logits
+    assert near(last[0], logits_of(CONTEXTS[0], network)[-3:])
 
 
-def test_hidden_states_are_what_logits_are_made_of() -> None:
+def test_hidden_states_are_what_logits_are_made_of(network: GridForCausalLM) -> None:
     ids, _ = tensors(CONTEXTS[0])
-    output = NETWORK(input_ids=ids, output_hidden_states=True)
-    assert len(output.hidden_states) == NETWORK.config.num_hidden_layers + 1
-    assert torch.equal(output.hidden_states[0], NETWORK.get_input_embeddings()(ids))
-    assert torch.equal(NETWORK.get_output_embeddings()(output.hidden_states[-1]), output.logits)
-    assert torch.equal(NETWORK.get_decoder()(input_ids=ids).last_hidden_state, output.hidden_states[-1])
-    assert NETWORK(input_ids=ids).hidden_states is None
-    check_head(NETWORK, torch.tensor(CODEC.symbols.all))
+    output = network(input_ids=ids, output_hidden_states=True)
+    assert len(output.hidden_states) == network.config.num_hidden_layers + 1
+    embedded = network.get_input_embeddings()(ids)
+    if network.model.whereabouts is not None:
+        embedded = embedded + network.model.whereabouts(next_places(places_of(ids), ids))
+    assert torch.equal(output.hidden_states[0], embedded)
+    assert torch.equal(network.get_output_embeddings()(output.hidden_states[-1]), output.logits)
+    assert torch.equal(network.get_decoder()(input_ids=ids).last_hidden_state, output.hidden_states[-1])
+    assert network(input_ids=ids).hidden_states is None
+    check_head(network, torch.tensor(CODEC.symbols.all))
 
 
-def test_saved_and_read_again(tmp_path: Path) -> None:
-    NETWORK.save_pretrained(tmp_path)
+def test_saved_and_read_again(network: GridForCausalLM, tmp_path: Path) -> None:
+    network.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
-    assert isinstance(config, GridConfig) and config.to_diff_dict() == NETWORK.config.to_diff_dict()
+    assert isinstance(config, GridConfig) and config.to_diff_dict() == network.config.to_diff_dict()
     read = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert isinstance(read, GridForCausalLM) and not read.training
-    assert torch.equal(logits_of(CONTEXTS[0], read), logits_of(CONTEXTS[0]))
+    assert torch.equal(logits_of(CONTEXTS[0], read), logits_of(CONTEXTS[0], network))
     inner = AutoModel.from_pretrained(tmp_path)
     assert isinstance(inner, GridTransformer)
-    own = NETWORK.model.state_dict()
+    own = network.model.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in inner.state_dict().items())
 
 
-def generated(contexts: Sequence[Encoded], **settings_: object) -> list[list[int]]:
+def generated(network: GridForCausalLM, contexts: Sequence[Encoded], **settings_: object) -> list[list[int]]:
     """What Hugging Face's `generate` writes, greedily, behind contexts padded on the left."""
     ids, _, mask = padded(contexts, left=True)
-    written = NETWORK.generate(ids, attention_mask=mask, do_sample=False, **{"max_new_tokens": 12, **settings_})
+    written = network.generate(ids, attention_mask=mask, do_sample=False, **{"max_new_tokens": 12, **settings_})
     return [row[ids.shape[1] :] for row in written.tolist()]
 
 
-def written_by_hand(context: Encoded, tokens: int) -> list[int]:
+def written_by_hand(network: GridForCausalLM, context: Encoded, tokens: int) -> list[int]:
     """The same, everything read anew for every token."""
     ids, _ = tensors(context)
     for _ in range(tokens):
-        ids = torch.cat([ids, NETWORK(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
+        ids = torch.cat([ids, network(input_ids=ids).logits[:, -1:].argmax(-1)], dim=1)
     return ids[0, len(context.ids) :].tolist()
 
 
-def test_generate_is_reading_token_by_token() -> None:
+def test_generate_is_reading_token_by_token(network: GridForCausalLM) -> None:
     for context in CONTEXTS:
-        assert generated([context]) == [written_by_hand(context, 12)]
+        assert generated(network, [context]) == [written_by_hand(network, context, 12)]
 
 
-def test_generate_with_left_padding() -> None:
-    assert generated(CONTEXTS) == [written_by_hand(context, 12) for context in CONTEXTS]
+def test_generate_with_left_padding(network: GridForCausalLM) -> None:
+    assert generated(network, CONTEXTS) == [written_by_hand(network, context, 12) for context in CONTEXTS]
 
 
-def test_generate_ends_at_the_end() -> None:
-    assert NETWORK.generation_config.eos_token_id == END and NETWORK.generation_config.pad_token_id == PAD
-    first = written_by_hand(CONTEXTS[0], 12)
+def test_generate_ends_at_the_end(network: GridForCausalLM) -> None:
+    assert network.generation_config.eos_token_id == END and network.generation_config.pad_token_id == PAD
+    first = written_by_hand(network, CONTEXTS[0], 12)
     last = first[3]
-    assert generated([CONTEXTS[0]], eos_token_id=last) == [first[: first.index(last) + 1]]
+    assert generated(network, [CONTEXTS[0]], eos_token_id=last) == [first[: first.index(last) + 1]]
 
 
-def test_an_adapter_leaves_the_base_bit_identical() -> None:
-    model = GridModel("grid", copy.deepcopy(NETWORK))
+def test_an_adapter_leaves_the_base_bit_identical(network: GridForCausalLM) -> None:
+    model = GridModel("grid", copy.deepcopy(network))
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     ids, places = tensors(CONTEXTS[0])
     with attached(model, 4, 4.0, seed=0) as adapted:
@@ -306,24 +338,24 @@ def test_an_adapter_leaves_the_base_bit_identical() -> None:
         for _ in range(2):  # in the first the B matrices alone move
             adapted(input_ids=ids, position_ids=places, labels=ids).loss.backward()
             optimizer.step()
-        assert not near(logits_of(CONTEXTS[0], model.network), logits_of(CONTEXTS[0]))
+        assert not near(logits_of(CONTEXTS[0], model.network), logits_of(CONTEXTS[0], network))
     after = model.network.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(value, after[name]) for name, value in before.items())
-    assert torch.equal(logits_of(CONTEXTS[0], model.network), logits_of(CONTEXTS[0]))
+    assert torch.equal(logits_of(CONTEXTS[0], model.network), logits_of(CONTEXTS[0], network))
 
 
-def test_tokens_behind_others_need_their_places() -> None:
+def test_tokens_behind_others_need_their_places(network: GridForCausalLM) -> None:
     ids, _ = tensors(CONTEXTS[0])
-    cache = NETWORK(input_ids=ids[:, :8]).past_key_values
+    cache = network(input_ids=ids[:, :8]).past_key_values
     with pytest.raises(ValueError, match=r"need position_ids, \[3, batch, tokens\]"):
-        NETWORK(input_ids=ids[:, 8:], past_key_values=cache)
-    empty = DynamicCache(config=NETWORK.config)
-    assert torch.equal(NETWORK(input_ids=ids, past_key_values=empty).logits, NETWORK(input_ids=ids).logits)
+        network(input_ids=ids[:, 8:], past_key_values=cache)
+    empty = DynamicCache(config=network.config)
+    assert torch.equal(network(input_ids=ids, past_key_values=empty).logits, network(input_ids=ids).logits)
 
 
-def test_embeddings_in_place_of_tokens_are_refused() -> None:
+def test_embeddings_in_place_of_tokens_are_refused(network: GridForCausalLM) -> None:
     with pytest.raises(ValueError, match="a grid model reads input_ids"):
-        NETWORK(inputs_embeds=torch.zeros(1, 4, 32))
+        network(inputs_embeds=torch.zeros(1, 4, 32))
 
 
 @pytest.mark.parametrize(("hidden_size", "heads"), [(30, 4), (36, 4), (24, 4), (60, 4), (4, 8)])
@@ -339,7 +371,7 @@ def test_heads_that_cannot_be_turned_are_refused(hidden_size: int, heads: int) -
 
 
 @pytest.mark.parametrize(("name", "millions"), [("3m", 3.4), ("12m", 12.6), ("20m", 21.4)])
-def test_sizes_that_are_configured(name: str, millions: float) -> None:
+def test_sizes_that_are_configured(network: GridForCausalLM, name: str, millions: float) -> None:
     settings_ = OmegaConf.to_container(OmegaConf.load(conf_dir() / "network" / f"{name}.yaml"))
     assert isinstance(settings_, dict)
     config = make({str(key): value for key, value in settings_.items()})

@@ -57,7 +57,7 @@ TINY = (
 IDENTITY = {
     "seed", "weights", "run.batch_tokens",
     "network._target_", "network.hidden_size", "network.intermediate_size", "network.num_hidden_layers",
-    "network.num_attention_heads",
+    "network.num_attention_heads", "network.revision",
     "data.pairs_per_generator", "data.synthetic_share", "data.max_tokens", "data.fewest_pairs", "data.most_pairs",
     "data.self_edit_share", "data.self_edit_max_tokens", "data.new_rule_share", "data.keep_background_share",
     "optimizer.matrix_rate", "optimizer.other_rate", "optimizer.weight_decay", "optimizer.max_gradient_norm",
@@ -137,7 +137,7 @@ def test_a_run_goes_on_from_weights(trained: tuple[Path, list[Sign], Any], tmp_p
     assert all(torch.equal(value, kept[name].bfloat16().float()) for name, value in first.state_dict().items())
     again: list[Sign] = []
     carry_out(tmp_path / "more", f"weights={finished.weights}", "optimizer.warmup_tokens=100000", watch=again.append)
-    assert again[0].loss < signs[0].loss - 0.5
+    assert again[0].loss < signs[0].loss - 0.2
 
 
 @pytest.mark.parametrize(
@@ -148,12 +148,14 @@ def test_a_run_goes_on_from_weights(trained: tuple[Path, list[Sign], Any], tmp_p
         ("num_hidden_layers", 2),
         ("num_attention_heads", 4),
         ("rope_base", 7.0),
+        ("revision", 1),
     ],
 )
 def test_weights_of_other_sizes_are_refused(tmp_path: Path, name: str, value: float) -> None:
-    grid_network(layers=1).save_pretrained(tmp_path / "weights")
+    network = grid_network(layers=1, revision=2)
+    network.save_pretrained(tmp_path / "weights")
     config = make({**config_of(tmp_path, *TINY).network, name: value})
-    own = getattr(grid_network(layers=1).config, name)
+    own = getattr(network.config, name)
     with pytest.raises(InputError) as caught:
         first_weights(str(tmp_path / "weights"), config)
     assert (

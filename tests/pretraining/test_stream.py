@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.models.base import Encoded
 from arc_seal.models.batch import Batch
-from arc_seal.models.grid_transformer import places_of
+from arc_seal.models.grid_places import places_of
 from arc_seal.models.grid_vocabulary import PAD
 from arc_seal.pretraining.contexts import ContextSettings, draw_context
 from arc_seal.pretraining.pool import Pool

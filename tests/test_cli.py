@@ -177,7 +177,7 @@ def test_help_describes_every_group_and_setting(command: str) -> None:
     settings = OmegaConf.load(conf / f"{command}.yaml")
     shared = OmegaConf.load(conf / "rollouts" / "default.yaml")
     for name, value in {**settings, **shared}.items():
-        if name not in ("defaults", "hydra"):
+        if name not in ("defaults", "hydra", "self_edit"):  # a group's files tell of it
             shown = "null" if value is None else str(value).lower().replace("'", "")
             assert re.search(rf"^  {name}={re.escape(shown)}\n      \S", text, re.MULTILINE), name
     for default in OmegaConf.to_container(settings.defaults, resolve=False):

@@ -65,6 +65,14 @@ def test_settings_reach_their_fields(tmp_path: Path) -> None:
     assert config.self_edit.written == '{"tools": [], "x": "a, b"}'
 
 
+@pytest.mark.parametrize("model", ["smollm2", "llama-3.2-1b", "qwen3-0.6b"])
+def test_chat_models_are_kept_from_rates_that_the_grid_model_alone_stands(tmp_path: Path, model: str) -> None:
+    chat, grid = read(tmp_path, "a.json", f"model={model}"), read(tmp_path, "a.json")
+    rates = [config.self_edit.bounds["learning_rate"]["high"] for config in (chat, grid)]
+    assert rates == [0.002, 0.01]
+    assert chat.self_edit.candidates != grid.self_edit.candidates
+
+
 def test_the_papers_self_edit_brings_the_papers_training(tmp_path: Path) -> None:
     paper = read(tmp_path, "a.json", "self_edit=paper")
     assert (paper.ttt.targets, paper.ttt.lora_alpha) == ("last", 16.0)

@@ -11,7 +11,17 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from arc_seal.cli import rewrite
-from arc_seal.config import Composed, DecodeConfig, SolveConfig, TttConfig, launch, make, read_config, run_name
+from arc_seal.config import (
+    Composed,
+    DecodeConfig,
+    SolveConfig,
+    TrainConfig,
+    TttConfig,
+    launch,
+    make,
+    read_config,
+    run_name,
+)
 from arc_seal.errors import InputError
 from arc_seal.inner_loop.job import DecodeSettings, TrainingSettings
 
@@ -22,11 +32,11 @@ def hydra_is_left_clean() -> Iterator[None]:
     assert not GlobalHydra.instance().is_initialized()
 
 
-def composed(tmp_path: Path, *argv: str) -> list[Composed]:
+def composed(tmp_path: Path, *argv: str, command: str = "solve") -> list[Composed]:
     """What Hydra makes of a command line, one for each job."""
     jobs: list[Composed] = []
     folders = [f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep"]
-    launch("solve", rewrite([*folders, *argv]), jobs.append)
+    launch(command, rewrite([*folders, *argv]), jobs.append)
     return jobs
 
 
@@ -71,6 +81,13 @@ def test_chat_models_are_kept_from_rates_that_the_grid_model_alone_stands(tmp_pa
     rates = [config.self_edit.bounds["learning_rate"]["high"] for config in (chat, grid)]
     assert rates == [0.002, 0.01]
     assert chat.self_edit.candidates != grid.self_edit.candidates
+
+
+@pytest.mark.parametrize(("model", "rate"), [("grid", 0.01), ("smollm2", 0.002)])
+def test_a_policy_to_train_writes_within_what_its_model_brings_along(tmp_path: Path, model: str, rate: float) -> None:
+    (job,) = composed(tmp_path, f"model={model}", command="train")
+    edit = read_config(job.values, TrainConfig).self_edit
+    assert (edit.written, edit.bounds["learning_rate"]["high"]) == (None, rate)
 
 
 def test_the_papers_self_edit_brings_the_papers_training(tmp_path: Path) -> None:

@@ -108,19 +108,18 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=False)
         self.v_proj = nn.Linear(width, width, bias=False)
         self.o_proj = Addition(width, width, bias=False)
-        self.log_sharpness = (
-            nn.Parameter(torch.full((self.heads,), math.log(SHARPNESS))) if config.revision > 1 else None
-        )
+        sharpness = torch.full((self.heads,), math.log(SHARPNESS))  # its logarithm is learnt, so that it stays positive
+        self.log_sharpness = nn.Parameter(sharpness) if config.revision > 1 else None
 
     def forward(
         self, hidden: Tensor, asks: Rotation, stands: Rotation, mask: Tensor | None, cache: Cache | None
     ) -> Tensor:
         """[B, T, D] -> [B, T, D]; mask [B, 1, T, K], None for plain causal attention of T over T."""
         query = asks.turn(self._normed(self._split(self.q_proj(hidden))))  # [B, H, T, D / H]
-        key = stands.turn(self._normed(self._split(self.k_proj(hidden))))  # [B, H, T, D / H]
-        value = self._split(self.v_proj(hidden))  # [B, H, T, D / H]
         if self.log_sharpness is not None:
             query = query * self.log_sharpness.exp()[:, None, None]
+        key = stands.turn(self._normed(self._split(self.k_proj(hidden))))  # [B, H, T, D / H]
+        value = self._split(self.v_proj(hidden))  # [B, H, T, D / H]
         if cache is not None:
             key, value = cache.update(key, value, self.layer)  # [B, H, K, D / H]
         mixed = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)  # [B, H, T, D / H]
@@ -223,9 +222,9 @@ class GridTransformer(GridPreTrainedModel):
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.whereabouts = Whereabouts(config.hidden_size) if config.revision > 1 else None
-        self.mixing = (
-            nn.Parameter(torch.tensor([[1.0, 0.0]] * config.num_hidden_layers)) if config.revision > 1 else None
-        )  # of what comes in and of the embeddings, [layers, 2]
+        # How much of what comes in, and of the embeddings, a layer is given, [layers, 2].
+        first = torch.tensor([[1.0, 0.0]] * config.num_hidden_layers)
+        self.mixing = nn.Parameter(first) if config.revision > 1 else None
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(

@@ -166,7 +166,7 @@ def test_the_next_place_is_the_vocabularys(place: tuple[int, int, int], token: i
 
 @settings(max_examples=20)
 @given(axis=st.integers(0, AXES - 1), shift=st.integers(-40, 40))
-def test_places_count_relative_to_one_another_alone(axis: int, shift: int) -> None:
+def test_in_revision_1_places_count_relative_to_one_another_alone(axis: int, shift: int) -> None:
     network = frozen(1)
     # Every row begins at column 1, whatever has been moved, so columns are moved where there is one row alone.
     ids, places = tensors(CODEC.encode(demonstrations_prompt(FLAT.demos)) if axis == 2 else CONTEXTS[0])
@@ -371,7 +371,7 @@ def test_heads_that_cannot_be_turned_are_refused(hidden_size: int, heads: int) -
 
 
 @pytest.mark.parametrize(("name", "millions"), [("3m", 3.4), ("12m", 12.6), ("20m", 21.4)])
-def test_sizes_that_are_configured(network: GridForCausalLM, name: str, millions: float) -> None:
+def test_sizes_that_are_configured(name: str, millions: float) -> None:
     settings_ = OmegaConf.to_container(OmegaConf.load(conf_dir() / "network" / f"{name}.yaml"))
     assert isinstance(settings_, dict)
     config = make({str(key): value for key, value in settings_.items()})

@@ -27,14 +27,6 @@ def session_members(pid: int) -> list[int]:
     return [each for each in found if is_running(each) and _fields(each)[3:4] == [str(pid)]]
 
 
-def session_ends_within(pid: int, seconds: float) -> bool:
-    """Whether nothing is left of a session soon: a killed process is there for some milliseconds more."""
-    deadline = time.monotonic() + seconds
-    while session_members(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not session_members(pid)
-
-
 def command(body: str) -> list[str]:
     """A command that runs `body`, in which the sandbox's names are there."""
     head = """

@@ -15,7 +15,7 @@ from arc_seal.sandbox.base import Limits
 from arc_seal.sandbox.ray import RayExecutor
 from tests.sandbox import jobs
 from tests.sandbox.cluster import needs_ray, placement
-from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, session_ends_within, workers_told
+from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, session_members, workers_told
 
 LIMITS = Limits(timeout_s=120.0)
 
@@ -172,7 +172,7 @@ def test_a_cluster_on_this_machine_comes_and_goes_quietly(tmp_path: Path) -> Non
     assert refused.startswith(
         "executor: expected room for a worker with num_cpus=1 and num_gpus=64, found a machine with"
     )
-    assert session_ends_within(parent.pid, 10)
+    assert jobs.wait_for(lambda: session_members(parent.pid) == [], 10)
 
 
 def begun_jobs(log: Path) -> list[tuple[str, int]]:

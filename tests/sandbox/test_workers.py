@@ -122,9 +122,8 @@ def test_an_interrupt_ends_all_workers_promptly(tmp_path: Path, function: str) -
     _, errors = parent.communicate(timeout=10)
     assert errors.count("Traceback") == 1, "the parent's alone"
     assert errors.strip().endswith("KeyboardInterrupt")
-    assert jobs.wait_for(
-        lambda: session_members(parent.pid) == [], 2.5
-    )  # a killed process takes some milliseconds to leave
+    # A killed process takes some milliseconds to leave.
+    assert jobs.wait_for(lambda: session_members(parent.pid) == [], 2.5)
 
 
 def test_the_threads_of_torch_are_divided_between_the_workers(tmp_path: Path) -> None:

@@ -124,6 +124,7 @@ class FinetuneConfig(_Config):
     lora_alpha: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
     epochs: int = Field(ge=1)
+    presentations: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     warmup_share: float = Field(ge=0, le=1)
     weight_decay: float = Field(ge=0)

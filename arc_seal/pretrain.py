@@ -17,7 +17,7 @@ Usage: python -m arc_seal.pretrain [NAME=VALUE...]
 Examples:
   python -m arc_seal.pretrain
   python -m arc_seal.pretrain name=big network=20m run.tokens=1000000000 run.batch_tokens=65536 run.compile=true
-  python -m arc_seal.pretrain name=more weights=shipped network.revision=1 run.tokens=50000000
+  python -m arc_seal.pretrain name=more weights=shipped run.tokens=50000000
 
 A run is kept in runs/pretraining/NAME: its weights, which model=grid model.location=./runs/pretraining/NAME/weights
 solves tasks with, losses.jsonl, held_out.jsonl and the checkpoint from which the same command goes on, wherever it was

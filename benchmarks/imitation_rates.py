@@ -35,7 +35,8 @@ from arc_seal.models.prompt import Prompt, Turn
 from arc_seal.models.source import GridSource
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.ledger_rows import RolloutRow
-from arc_seal.outer_loop.policy import FinetuneJob, Lesson, self_edit_prompt
+from arc_seal.outer_loop.lesson import Lesson
+from arc_seal.outer_loop.policy import FinetuneJob, self_edit_prompt
 from arc_seal.outer_loop.restem import chosen
 from arc_seal.outer_loop.rollout import RolloutSettings
 from arc_seal.settings import restem_settings, rollout_settings
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--rates", default="0.0005,0.001,0.002,0.005", help="learning rates, commas between")
     parser.add_argument("--epochs", default="8")
     parser.add_argument("--ranks", default="16")
+    parser.add_argument("--presentations", default="1", help="how often each comes in an epoch, in other pictures")
     parser.add_argument("--per-task", type=int, default=None, help="most rewarded self-edits of a task")
     parser.add_argument("--folds", type=int, default=4)
     arguments = parser.parse_args()
@@ -63,12 +65,22 @@ def main() -> None:
     model = GridSource("grid", "package:arc_seal/weights/grid").load()
     done = read(arguments.out)
     grid = itertools.product(*(map(kind, text.split(",")) for kind, text in (
-        (float, arguments.rates), (int, arguments.epochs), (int, arguments.ranks)
+        (float, arguments.rates), (int, arguments.epochs), (int, arguments.ranks), (int, arguments.presentations)
     )))  # fmt: skip
-    for rate, epochs, rank in grid:
-        wanted = {"rate": rate, "epochs": epochs, "rank": rank, "per_task": arguments.per_task, "folds": len(folds)}
+    for rate, epochs, rank, shown in grid:
+        wanted = {
+            "rate": rate, "epochs": epochs, "rank": rank, "presentations": shown, "per_task": arguments.per_task,
+            "folds": len(folds),
+        }  # fmt: skip
         if not any(wanted.items() <= line.items() for line in done):
-            finetune = replace(how.finetune, learning_rate=rate, epochs=epochs, lora_rank=rank, lora_alpha=float(rank))
+            finetune = replace(
+                how.finetune,
+                learning_rate=rate,
+                epochs=epochs,
+                presentations=shown,
+                lora_rank=rank,
+                lora_alpha=float(rank),
+            )
             found = measure(model, folds, lessons, others, tasks, settings, finetune)
             line = {**wanted, **found, "lessons": len(lessons), "tasks": sum(map(len, folds))}
             with arguments.out.open("a", encoding="utf-8") as file:

@@ -11,7 +11,7 @@ from arc_seal.self_edit.toolbox import Step
 from arc_seal.self_edit.view import Inverse, View
 
 
-def chain(task: Task, rng: Random, *, steps: Annotated[list[Step], Field(min_length=2, max_length=3)]) -> View:
+def chain(task: Task, rng: Random, *, steps: Annotated[list[Step], Field(min_length=2, max_length=4)]) -> View:
     """Apply other tools one after another.
 
     Args:

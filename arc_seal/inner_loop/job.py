@@ -76,6 +76,7 @@ class FinetuneSettings:
     lora_alpha: float = 16.0
     learning_rate: float = 5e-5
     epochs: int = 8
+    presentations: int = 1
     batch_size: int = 5
     warmup_share: float = 0.0
     weight_decay: float = 0.0

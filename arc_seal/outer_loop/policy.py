@@ -10,6 +10,7 @@ from arc_seal.arc.task import Task
 from arc_seal.inner_loop.job import FinetuneSettings, Progress, Report, TrainingRecord
 from arc_seal.models.base import Completion, Sampling
 from arc_seal.models.prompt import Prompt, Turn
+from arc_seal.outer_loop.lesson import Lesson, presentations
 
 if TYPE_CHECKING:
     from arc_seal.models.base import Model
@@ -54,19 +55,6 @@ class WriteJob:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """A self-edit worth imitating on a task.
-
-    Attributes:
-        task: The task; its queries are not shown.
-        self_edit: The self-edit's canonical text.
-    """
-
-    task: Task
-    self_edit: str
-
-
 @dataclass(frozen=True)
 class FinetuneJob:
     """Fine-tune a policy on lessons: self-edit prompt in, self-edit out, loss on the self-edit alone.
@@ -95,7 +83,8 @@ class FinetuneJob:
         """
         from arc_seal.inner_loop.finetune import finetune  # the first use of torch on this path
 
-        prompts = [self._prompt(lesson, model) for lesson in self.lessons]
+        shown = presentations(self.lessons, self.settings.presentations, self.seed)
+        prompts = [self._prompt(lesson, model) for lesson in shown]
         return finetune(prompts, self.settings, self.seed, Path(self.folder), model, report)
 
     def _prompt(self, lesson: Lesson, model: "Model") -> Prompt:

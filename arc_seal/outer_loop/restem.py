@@ -20,7 +20,8 @@ from arc_seal.outer_loop import collect as collecting
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.ledger_rows import Key, PolicyRow, RolloutRow
-from arc_seal.outer_loop.policy import FinetuneJob, Lesson
+from arc_seal.outer_loop.lesson import Lesson
+from arc_seal.outer_loop.policy import FinetuneJob
 from arc_seal.outer_loop.provenance import utc_now
 from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed
 from arc_seal.sandbox.base import Executor

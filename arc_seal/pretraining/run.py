@@ -16,10 +16,11 @@ from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.splits import never_trained, pretraining_tasks, untrained
 from arc_seal.errors import InputError
 from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
-from arc_seal.models.loading import pick_device, read_network, reading
-from arc_seal.places import tools_dir, weights_dir
+from arc_seal.models.loading import pick_device, reading
+from arc_seal.places import tools_dir
 from arc_seal.pretraining import re_arc
 from arc_seal.pretraining.contexts import ContextSettings, is_drawable
+from arc_seal.pretraining.first_weights import first_weights
 from arc_seal.pretraining.held_out import pool_contexts, task_contexts
 from arc_seal.pretraining.loop import RunSettings, Sign, pretrain
 from arc_seal.pretraining.optimizer import OptimizerSettings
@@ -34,12 +35,6 @@ from arc_seal.self_edit.toolbox import Toolbox
 
 MAX_SHARD = "15MB"
 """Largest part of the weights: files of more than 16 MB are a burden to git and its hosts."""
-
-FORM = (
-    "revision", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "rope_base",
-)  # fmt: skip
-"""What weights to begin with must have in common with the network."""
 
 HELD_OUT_PAIRS = 4
 """Pairs of a context of a held-out generator."""
@@ -164,36 +159,6 @@ def run(
     )
     export(model, folder / "weights")
     return Finished(folder / "weights", clock.tokens, clock.seconds, model.num_parameters())
-
-
-def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
-    """The network to begin with, in float32: random weights, or those of a folder.
-
-    Raises:
-        InputError: When the folder has no weights of this network.
-    """
-    if weights is None:
-        return GridForCausalLM(network)
-    folder = weights_dir() / "grid" if weights == "shipped" else Path(weights).expanduser()
-    if not folder.is_dir():
-        raise InputError("configuration", "weights", "shipped, or a folder with weights of a grid model", repr(weights))
-    model = read_network(weights, str(folder), torch.float32)
-    if not isinstance(model, GridForCausalLM):
-        raise InputError("configuration", "weights", "weights of a grid model", f"of {model.config.model_type}")
-    sizes = (
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "rope_base",
-        "revision",
-    )
-    for name in sizes:
-        found, expected = getattr(network, name), getattr(model.config, name)
-        if found != expected:
-            raise InputError("configuration", f"network.{name}", f"{expected}, as {folder} has it", str(found))
-    return model
 
 
 def training_pools(config: PretrainConfig, on_generator: Callable[[Made], None]) -> list[tuple[Pool, float]]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:  # these load torch
     from arc_seal.pretraining.synthetic import Made
 
 SMOOTHING = 0.98
-"""Losses of single batches jump; what is shown is their moving average, each batch counting a fiftieth."""
+"""Losses of single batches jump; what is shown is their moving average, each batch counting a fiftieth; the mean of the
+first fifty, so that a run that goes on does not look worse than it is when its first batch is a hard one."""
 
 
 @dataclass
@@ -33,8 +34,9 @@ class PretrainingView:
     console: Console
     live: bool | None = None
     clock: Callable[[], float] = time.monotonic
-    _loss: float | None = None
+    _loss: float = 0.0
     _accuracy: float = 0.0
+    _seen: int = 0
 
     def __post_init__(self) -> None:
         self._line = LiveLine(self.console, self.live, self.clock)
@@ -62,8 +64,9 @@ class PretrainingView:
         self._line.close()
 
     def _smooth(self, sign: "Sign") -> None:
-        weight = SMOOTHING if self._loss is not None else 0.0
-        self._loss = weight * (self._loss or 0.0) + (1 - weight) * sign.loss
+        weight = min(SMOOTHING, self._seen / (self._seen + 1))
+        self._seen += 1
+        self._loss = weight * self._loss + (1 - weight) * sign.loss
         self._accuracy = weight * self._accuracy + (1 - weight) * sign.accuracy
 
     def _text(self, sign: "Sign") -> str:

@@ -19,7 +19,8 @@ from arc_seal.models.base import Sampling
 from arc_seal.models.scripted import ScriptedModel
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.ledger_rows import PolicyRow, RolloutRow
-from arc_seal.outer_loop.policy import FinetuneJob, Lesson, WriteJob
+from arc_seal.outer_loop.lesson import Lesson
+from arc_seal.outer_loop.policy import FinetuneJob, WriteJob
 from arc_seal.outer_loop.restem import RestemSettings, restem
 from arc_seal.outer_loop.rollout import derived_seed
 from tests.inner_loop.builders import copying_task, ignore

@@ -21,10 +21,12 @@ from arc_seal.cli import rewrite
 from arc_seal.config import Composed, launch, make, read_config
 from arc_seal.errors import InputError
 from arc_seal.models.grid_transformer import GridForCausalLM
+from arc_seal.models.grid_vocabulary import FIRST_BYTE
 from arc_seal.models.source import GridSource
 from arc_seal.places import tools_dir
 from arc_seal.pretraining.checkpoint import LATEST
 from arc_seal.pretraining.contexts import ContextSettings
+from arc_seal.pretraining.first_weights import first_weights
 from arc_seal.pretraining.loop import RunSettings, Sign
 from arc_seal.pretraining.optimizer import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
@@ -32,7 +34,6 @@ from arc_seal.pretraining.run import (
     PretrainConfig,
     SelfEditWriter,
     export,
-    first_weights,
     run,
     training_pools,
     unseen,
@@ -148,7 +149,6 @@ def test_a_run_goes_on_from_weights(trained: tuple[Path, list[Sign], Any], tmp_p
         ("num_hidden_layers", 2),
         ("num_attention_heads", 4),
         ("rope_base", 7.0),
-        ("revision", 1),
     ],
 )
 def test_weights_of_other_sizes_are_refused(tmp_path: Path, name: str, value: float) -> None:
@@ -161,6 +161,37 @@ def test_weights_of_other_sizes_are_refused(tmp_path: Path, name: str, value: fl
     assert (
         str(caught.value)
         == f"configuration: network.{name}: expected {own}, as {tmp_path / 'weights'} has it, found {value}"
+    )
+
+
+def test_a_later_revision_begins_as_the_same_function(tmp_path: Path) -> None:
+    network = grid_network(3, layers=2, revision=1).eval()
+    network.save_pretrained(tmp_path / "weights")
+    later = first_weights(str(tmp_path / "weights"), grid_network(layers=2, revision=2).config)
+    assert later.config.revision == 2 and later.num_parameters() > network.num_parameters()
+    ids = torch.randint(0, FIRST_BYTE, (2, 40), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(later(ids).logits, network(ids).logits, atol=1e-5)
+
+
+def test_all_that_a_later_revision_has_more_of_can_be_learnt(tmp_path: Path) -> None:
+    network = grid_network(3, layers=2, revision=1)
+    network.save_pretrained(tmp_path / "weights")
+    later = first_weights(str(tmp_path / "weights"), grid_network(layers=2, revision=2).config)
+    ids = torch.randint(0, FIRST_BYTE, (2, 40), generator=torch.Generator().manual_seed(0))
+    later(ids, labels=ids).loss.backward()
+    more = {name for name, _ in later.named_parameters()} - {name for name, _ in network.named_parameters()}
+    gradients = {name: weight.grad for name, weight in later.named_parameters() if name in more}
+    assert len(more) == 2 + 3 + 1
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
+
+
+def test_an_earlier_revision_is_refused(tmp_path: Path) -> None:
+    grid_network(layers=1, revision=2).save_pretrained(tmp_path / "weights")
+    with pytest.raises(InputError) as caught:
+        first_weights(str(tmp_path / "weights"), grid_network(layers=1, revision=1).config)
+    assert (
+        str(caught.value)
+        == f"configuration: network.revision: expected 2 or later, as {tmp_path / 'weights'} has it, found 1"
     )
 
 

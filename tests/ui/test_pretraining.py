@@ -37,7 +37,7 @@ def test_off_the_terminal_a_line_is_due_now_and_then() -> None:
     ]
 
 
-def test_the_loss_is_smoothed_from_the_first_on() -> None:
+def test_the_first_fifty_losses_count_alike_then_the_mean_moves() -> None:
     console = plain_console(100)
     view = PretrainingView(console, clock=Watch())
     view.update(at(100_000, loss=4.0))
@@ -46,7 +46,7 @@ def test_the_loss_is_smoothed_from_the_first_on() -> None:
     view.update(at(1_000_000, loss=2.0, accuracy=0.75))
     first, last = shown(console).splitlines()
     assert "loss 4.000, 25.0%" in first
-    assert f"loss {2 + 2 * 0.98**100:.3f}" in last
+    assert f"loss {2 + 2 / 50 * 0.98**51:.3f}" in last
 
 
 def test_generators_are_shown_while_their_pairs_are_made() -> None:

@@ -48,7 +48,7 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
     config = read(tmp_path, "a.json")
     assert (config.task, config.seed, config.samples, config.temperature) == ("a.json", 0, 1, 0.8)
     assert config.ttt.settings == TrainingSettings(token_budget=120_000)
-    assert config.decode.settings == DecodeSettings()
+    assert config.decode.settings == DecodeSettings(score=True)
     assert config.model["name"] == "grid"
     assert config.executor["_target_"] == "arc_seal.sandbox.process.ProcessExecutor.from_settings"
     assert Path(config.toolbox_folders[0], "rotate.py").is_file()
@@ -63,6 +63,13 @@ def test_a_model_brings_its_self_edit_along_and_the_command_line_has_the_last_wo
     assert read(tmp_path, "a.json", "model=smollm2", "self_edit=fixed").self_edit.written == fixed
 
 
+def test_the_grid_model_alone_brings_scores_along(tmp_path: Path) -> None:
+    assert read(tmp_path, "a.json").decode.settings.score
+    assert not read(tmp_path, "a.json", "decode=default").decode.settings.score
+    assert not read(tmp_path, "a.json", "decode.score=false").decode.settings.score
+    assert not read(tmp_path, "a.json", "model=smollm2").decode.settings.score
+
+
 def test_settings_reach_their_fields(tmp_path: Path) -> None:
     config = read(
         tmp_path, "seed=3", "a.json", "samples=5", "ttt.lora_alpha=16", "decode.views=4", "train=false",
@@ -70,7 +77,7 @@ def test_settings_reach_their_fields(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (config.seed, config.samples, config.train) == (3, 5, False)
     assert config.ttt.settings == TrainingSettings(lora_alpha=16.0, token_budget=120_000)
-    assert config.decode.settings == DecodeSettings(views=4)
+    assert config.decode.settings == DecodeSettings(views=4, score=True)
     assert config.toolbox_folders[1:] == (str(Path("more").absolute()),)
     assert config.self_edit.written == '{"tools": [], "x": "a, b"}'
 

@@ -43,11 +43,8 @@ def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
 def brought_up(model: GridForCausalLM, network: GridConfig) -> GridForCausalLM:
     """The same function in a later revision: what that one has more of begins where it changes nothing."""
     later = GridForCausalLM(network)
-    later.load_state_dict(model.state_dict(), strict=False)
-    tells = later.model.whereabouts
-    if tells is not None:
-        for told in (tells.part, tells.row, tells.column):
-            told.weight.zero_()
-    for layer in later.model.layers:
-        layer.attention.log_sharpness.zero_()
+    more = later.load_state_dict(model.state_dict(), strict=False).missing_keys
+    for name in more:
+        if name != "model.mixing":  # it begins with what comes in alone, as an earlier revision has it
+            later.get_parameter(name).zero_()
     return later

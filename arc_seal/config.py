@@ -141,7 +141,7 @@ class RestemConfig(_Config):
     """conf/restem/; each setting is described in default.yaml there."""
 
     rounds: int = Field(ge=1)
-    samples: int = Field(ge=1)
+    samples: int = Field(ge=0)
     reward: Literal["solution", "gain", "held_out_demo"]
     examine: bool
     margin: float = Field(ge=0)

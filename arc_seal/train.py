@@ -99,14 +99,17 @@ def reused(config: "TrainConfig") -> "list[RolloutRow]":
     """The roll-outs of earlier runs' training, under the path of the ledger that each is from.
 
     Raises:
-        InputError: When a path is no ledger.
+        InputError: When a path is no ledger, or nothing is sampled and nothing reused.
     """
+    from arc_seal.errors import InputError
     from arc_seal.outer_loop.ledger import Ledger
 
     rows: list[RolloutRow] = []
     for path in config.restem.reuse:
         with Ledger.read_only(Path(path).expanduser()) as ledger:
             rows += [replace(row, run=path) for row in ledger.rollouts("train")]
+    if not config.restem.samples and not rows:
+        raise InputError("restem.samples", "", "1 or more, or roll-outs of an earlier run in restem.reuse", "0")
     return rows
 
 

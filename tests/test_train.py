@@ -241,6 +241,10 @@ def cpu_seconds() -> float:
             ["restem.reward=luck"],
             "error: configuration: restem.reward: expected 'solution', 'gain' or 'held_out_demo', found",
         ),
+        (
+            ["restem.samples=0"],
+            "error: restem.samples: expected 1 or more, or roll-outs of an earlier run in restem.reuse, found 0",
+        ),
         (["name=a/b"], "error: configuration: name: expected"),
         (["data.train=[nowhere]"], "error: nowhere: expected"),
         (["data.train=[]"], "error: data: expected at least one task, found none"),

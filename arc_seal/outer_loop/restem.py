@@ -113,7 +113,7 @@ def restem(
         )  # fmt: skip
         policy = folder / policies[-1].folder if policies else None
         drawing = wearing(_of_round(settings, number), policy, how.adapt_from)
-        rows = collect(wanted, entries, executor, drawing, ledger, watch)
+        rows = collect(wanted, entries, executor, drawing, ledger, watch) if how.samples else []
         known = [row for row in (*reused, *_so_far(ledger, run, number)) if row.task in tasks]
         lessons = chosen(known, how, settings.seed)
         watch.collected(number, rows, len(lessons))

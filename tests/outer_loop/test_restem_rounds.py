@@ -114,6 +114,13 @@ def test_gain_leaves_out_what_is_solved_without_training(run: Run) -> None:
     assert run.go(reward="gain", tasks=entries(3)) == [policy] and len(run.executor.jobs) == asked
 
 
+def test_without_samples_what_is_reused_is_all_there_is_to_imitate(run: Run) -> None:
+    earlier = [*of("task0", "A", run="earlier"), *of("task1", "B", run="earlier", reward=0)]
+    (policy,) = run.go(samples=0, reused=earlier)
+    assert policy.rows == (("earlier", 0, "task0", 0),) and not run.executor.jobs
+    assert run.notes.rounds == [(0, 0, 1)]
+
+
 def test_gain_has_nothing_to_teach_where_all_is_solved_without_training(run: Run) -> None:
     run.executor.solves = lambda job: True
     assert run.go(reward="gain") == [] and not run.finetuner.jobs and not run.executor.of(WriteJob)

@@ -1,11 +1,15 @@
-"""How fast a policy should learn: fine-tune on the rewarded self-edits of some tasks, read those of the others.
+r"""How fast a policy should learn: fine-tune on the rewarded self-edits of some tasks, read those of the others.
 
-    python benchmarks/imitation_rates.py runs/restem/seal_arc-seed0/ledger.sqlite OUT.jsonl --rates 0.001,0.002,0.005
+    python benchmarks/imitation_rates.py runs/restem/seal_arc-seed0/ledger.sqlite OUT.jsonl experiment=seal_arc \
+        --rates 0.001,0.002,0.005
 
 The training tasks of a run are cut into folds. For each setting and fold the M-step is done on the rewarded self-edits
 of the other folds; then the fold's own self-edits, rewarded and not, are read under the policy. What counts is the mean
 log-probability of rewarded self-edits on tasks that the policy was not trained on, and by how much it exceeds that of
-the others. Nothing that is held out of the run is looked at. A finished setting is a line of OUT.jsonl, not run again.
+the others: `solved` is the share of the fold's roll-outs that would be rewarded were they drawn from the policy, each
+weighed by how much likelier it has become (self-normalised importance sampling within a task, tempered as the drawing
+was), `auc` how often a rewarded self-edit has gained more than another one of its task. Nothing that is held out of the
+run is looked at. A finished setting is a line of OUT.jsonl, not run again.
 """
 
 import argparse
@@ -17,9 +21,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import torch
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, softmax
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Task
@@ -39,6 +44,7 @@ from arc_seal.outer_loop.lesson import Lesson
 from arc_seal.outer_loop.policy import FinetuneJob, self_edit_prompt
 from arc_seal.outer_loop.restem import chosen
 from arc_seal.outer_loop.rollout import RolloutSettings
+from arc_seal.outer_loop.statistics import auc_within_tasks
 from arc_seal.settings import restem_settings, rollout_settings
 
 
@@ -47,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ledger", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("settings", nargs="*", help="what the run was given, such as experiment=seal_arc")
     parser.add_argument("--rates", default="0.0005,0.001,0.002,0.005", help="learning rates, commas between")
     parser.add_argument("--epochs", default="8")
     parser.add_argument("--ranks", default="16")
@@ -54,7 +61,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=None, help="most rewarded self-edits of a task")
     parser.add_argument("--folds", type=int, default=4)
     arguments = parser.parse_args()
-    config = configuration()
+    config = configuration(arguments.settings)
     settings, how = rollout_settings(config, 0, "policy"), restem_settings(config.restem)
     with Ledger.read_only(arguments.ledger) as ledger:
         rows = ledger.rollouts("train", 0)
@@ -88,14 +95,14 @@ def main() -> None:
             print(json.dumps(line), flush=True)
 
 
-def configuration() -> TrainConfig:
-    """The experiment's."""
+def configuration(given: Sequence[str]) -> TrainConfig:
+    """That of the run."""
     found: list[TrainConfig] = []
 
     def keep(composed: Composed) -> None:
         found.append(read_config(composed.values, TrainConfig))
 
-    launch("train", ["experiment=seal_arc", f"hydra.run.dir={tempfile.gettempdir()}/imitation_rates"], keep)
+    launch("train", [*given, f"hydra.run.dir={tempfile.gettempdir()}/imitation_rates"], keep)
     return found[0]
 
 
@@ -114,14 +121,12 @@ def measure(
     settings: RolloutSettings,
     finetune: FinetuneSettings,
 ) -> dict[str, float]:
-    """Log-probabilities of the folds' self-edits in nats, under the model as it came and after fine-tuning."""
-    readings: dict[str, list[float]] = {"rewarded": [], "others": [], "rewarded_before": [], "others_before": []}
+    """What fine-tuning on the other folds' rewarded self-edits does to a fold's; log-probabilities in nats."""
+    told: list[Reading] = []
     first, last = [], []
     for fold in folds:
-        own = [row for row in lessons if row.task in fold]
-        rest = [row for row in others if row.task in fold]
-        readings["rewarded_before"] += [reading(model, row, tasks, settings) for row in own]
-        readings["others_before"] += [reading(model, row, tasks, settings) for row in rest]
+        own = [row for row in (*lessons, *others) if row.task in fold]
+        before = [reading(model, row, tasks, settings) for row in own]
         with tempfile.TemporaryDirectory() as folder:
             job = FinetuneJob(
                 lessons=tuple(Lesson(tasks[row.task], str(row.self_edit)) for row in lessons if row.task not in fold),
@@ -135,10 +140,44 @@ def measure(
             first.append(losses[0])
             last.append(losses[-1])
             with worn(model, Path(job.folder)):
-                readings["rewarded"] += [reading(model, row, tasks, settings) for row in own]
-                readings["others"] += [reading(model, row, tasks, settings) for row in rest]
-    means = {name: round(fmean(values), 2) for name, values in readings.items()}
-    return {**means, "first_loss": round(fmean(first), 3), "last_loss": round(fmean(last), 3)}
+                after = [reading(model, row, tasks, settings) for row in own]
+        told += [Reading(row.task, row.reward == 1, *each) for row, *each in zip(own, before, after, strict=True)]
+    return summary(told, settings.temperature) | {"first_loss": fmean(first), "last_loss": fmean(last)}
+
+
+class Reading(NamedTuple):
+    """A self-edit of a task that the policy was not fine-tuned on: its log-probabilities in nats."""
+
+    task: str
+    rewarded: bool
+    before: float
+    after: float
+
+
+def summary(told: Sequence[Reading], temperature: float) -> dict[str, float]:
+    """Means over self-edits, and what the policy would have solved, as a mean over tasks."""
+    rewarded, others = [each for each in told if each.rewarded], [each for each in told if not each.rewarded]
+    scores: dict[str, list[float]] = {}
+    labels: dict[str, list[bool]] = {}
+    for each in told:
+        scores.setdefault(each.task, []).append(each.after - each.before)
+        labels.setdefault(each.task, []).append(each.rewarded)
+    within = auc_within_tasks(scores, labels)
+    return {
+        "rewarded_before": fmean(each.before for each in rewarded),
+        "rewarded": fmean(each.after for each in rewarded),
+        "others_before": fmean(each.before for each in others),
+        "others": fmean(each.after for each in others),
+        "solved_before": fmean(fmean(marks) for marks in labels.values()),
+        "solved": fmean(weighed(scores[task], labels[task], temperature) for task in labels),
+        "auc": float("nan") if within is None else within.mean,
+    }
+
+
+def weighed(gains: Sequence[float], rewarded: Sequence[bool], temperature: float) -> float:
+    """The share that is rewarded, each weighed by how much likelier it has become."""
+    weights = softmax(torch.tensor(gains) / temperature, 0)  # [self-edits]
+    return float(weights @ torch.tensor(rewarded, dtype=weights.dtype))
 
 
 @torch.inference_mode()

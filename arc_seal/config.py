@@ -125,6 +125,7 @@ class FinetuneConfig(_Config):
     learning_rate: float = Field(gt=0)
     epochs: int = Field(ge=1)
     presentations: int = Field(ge=1)
+    targets: Literal["text", "choices"]
     batch_size: int = Field(ge=1)
     warmup_share: float = Field(ge=0, le=1)
     weight_decay: float = Field(ge=0)

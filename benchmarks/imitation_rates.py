@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--epochs", default="8")
     parser.add_argument("--ranks", default="16")
     parser.add_argument("--presentations", default="1", help="how often each comes in an epoch, in other pictures")
+    parser.add_argument("--targets", default="text,choices", help="what carries loss")
     parser.add_argument("--per-task", type=int, default=None, help="most rewarded self-edits of a task")
     parser.add_argument("--folds", type=int, default=4)
     arguments = parser.parse_args()
@@ -72,16 +73,18 @@ def main() -> None:
     model = GridSource("grid", "package:arc_seal/weights/grid").load()
     done = read(arguments.out)
     grid = itertools.product(*(map(kind, text.split(",")) for kind, text in (
-        (float, arguments.rates), (int, arguments.epochs), (int, arguments.ranks), (int, arguments.presentations)
+        (str, arguments.targets), (float, arguments.rates), (int, arguments.epochs), (int, arguments.ranks),
+        (int, arguments.presentations),
     )))  # fmt: skip
-    for rate, epochs, rank, shown in grid:
+    for targets, rate, epochs, rank, shown in grid:
         wanted = {
-            "rate": rate, "epochs": epochs, "rank": rank, "presentations": shown, "per_task": arguments.per_task,
-            "folds": len(folds),
+            "targets": targets, "rate": rate, "epochs": epochs, "rank": rank, "presentations": shown,
+            "per_task": arguments.per_task, "folds": len(folds),
         }  # fmt: skip
         if not any(wanted.items() <= line.items() for line in done):
             finetune = replace(
                 how.finetune,
+                targets=targets,
                 learning_rate=rate,
                 epochs=epochs,
                 presentations=shown,
@@ -132,6 +135,7 @@ def measure(
                 lessons=tuple(Lesson(tasks[row.task], str(row.self_edit)) for row in lessons if row.task not in fold),
                 menu=settings.schema.menu(),
                 example=settings.example,
+                schema=settings.schema.json_schema(),
                 settings=finetune,
                 seed=0,
                 folder=f"{folder}/policy",
@@ -182,15 +186,15 @@ def weighed(gains: Sequence[float], rewarded: Sequence[bool], temperature: float
 
 @torch.inference_mode()
 def reading(model: Model, row: RolloutRow, tasks: dict[str, Task], settings: RolloutSettings) -> float:
-    """Log-probability of a whole self-edit in nats, without the grammar, which takes what cannot be said out."""
+    """Log-probability of a whole self-edit in nats, under the grammar that it was written under."""
     asked = self_edit_prompt(tasks[row.task], settings.schema.menu(), settings.example)
     prompt = Prompt((*asked.turns, Turn("assistant", (str(row.self_edit),), target=True)))
-    batch = collate([model.codec.encode(prompt)])
+    batch = collate([model.bound(model.codec.encode(prompt), settings.schema.json_schema())])
     hidden = model.network.get_decoder()(
         input_ids=batch.ids, position_ids=model_positions(batch.positions), use_cache=False
     ).last_hidden_state  # [1, tokens, width]
     logits = logits_of(model.network, hidden[batch.where[0], batch.where[1]], None)  # [targets, vocab]
-    return float(log_softmax(logits, -1).gather(1, batch.labels[:, None]).sum())
+    return float(log_softmax(batch.limited(logits), -1).gather(1, batch.labels[:, None]).sum())
 
 
 def read(path: Path) -> list[dict[str, float]]:

@@ -2,7 +2,8 @@
 
     python benchmarks/what_was_learned.py runs/restem/seal_arc-seed0/ledger.sqlite ...
 
-Several ledgers are counted together. A self-edit's tools are those it names, steps of a chain included.
+Several ledgers are counted together, all of one form. A self-edit's tools are those it names, steps of a chain
+included.
 """
 
 import argparse
@@ -10,10 +11,11 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.ledger_rows import RolloutRow
+from arc_seal.self_edit.paper import DataGeneration
 
 Fact = Callable[[RolloutRow], float]
 
@@ -32,8 +34,9 @@ def main() -> None:
     print("| |", " | ".join(groups), "|")
     print("|---|" + "---:|" * len(groups))
     print("| self-edits |", " | ".join(str(len(group)) for group in groups.values()), "|")
-    for name, fact, form in facts():
-        print(f"| {name} |", " | ".join(form.format(mean(group, fact)) for group in groups.values()), "|")
+    form: Literal["default", "paper"] = "paper" if rows and "data_generation" in edit(rows[0]) else "default"
+    for name, fact, number in facts(form):
+        print(f"| {name} |", " | ".join(number.format(mean(group, fact)) for group in groups.values()), "|")
 
 
 def read(path: Path) -> list[RolloutRow]:
@@ -42,23 +45,50 @@ def read(path: Path) -> list[RolloutRow]:
         return [row for row in ledger.rollouts() if row.self_edit is not None]
 
 
-def facts() -> list[tuple[str, Fact, str]]:
+def facts(form: Literal["default", "paper"]) -> list[tuple[str, Fact, str]]:
     """What is counted of each self-edit, and how its mean is written."""
-    tools = ["permute_colors", "rotate", "flip", "transpose", "shuffle_demos", "drop_demos", "translate", "enlarge"]
-    tools += ["reflect", "tile", "chain"]
-    by_tool: list[tuple[str, Fact, str]] = [(f"names `{tool}`", names(tool), "{:.0%}") for tool in tools]
+    own = facts_of_the_papers_form() if form == "paper" else facts_of_the_default_form()
     return [
         ("solved", lambda row: row.reward == 1, "{:.1%}"),
-        *by_tool,
-        ("no tool at all", lambda row: not edit(row)["tools"], "{:.0%}"),
-        ("loss on outputs alone", lambda row: training(row)["loss_on"] == "outputs", "{:.0%}"),
+        *own,
         ("learning rate, mean", lambda row: training(row)["learning_rate"], "{:.5f}"),
-        ("rank 64 or more", lambda row: training(row)["lora_rank"] >= 64, "{:.0%}"),
-        ("batch, mean", lambda row: training(row)["batch_size"], "{:.1f}"),
+        ("learning rate 0.001 or more", lambda row: training(row)["learning_rate"] >= 0.001, "{:.0%}"),
         ("updates, mean", lambda row: row.updates, "{:.0f}"),
         ("24 updates or more", lambda row: row.updates >= 24, "{:.0%}"),
         ("tokens read, mean", lambda row: row.tokens, "{:,.0f}"),
     ]
+
+
+def facts_of_the_default_form() -> list[tuple[str, Fact, str]]:
+    """Tools and hyperparameters."""
+    tools = ["permute_colors", "rotate", "flip", "transpose", "shuffle_demos", "drop_demos", "translate", "enlarge"]
+    tools += ["reflect", "tile", "chain"]
+    by_tool: list[tuple[str, Fact, str]] = [(f"names `{tool}`", names(tool), "{:.0%}") for tool in tools]
+    return [
+        *by_tool,
+        ("no tool at all", lambda row: not edit(row)["tools"], "{:.0%}"),
+        ("loss on outputs alone", lambda row: training(row)["loss_on"] == "outputs", "{:.0%}"),
+        ("rank 64 or more", lambda row: training(row)["lora_rank"] >= 64, "{:.0%}"),
+        ("batch, mean", lambda row: training(row)["batch_size"], "{:.1f}"),
+    ]
+
+
+def facts_of_the_papers_form() -> list[tuple[str, Fact, str]]:
+    """The groups of augmentations, and the other fields."""
+    groups: list[tuple[str, Fact, str]] = [
+        (f"`{name}`", uses(name), "{:.0%}") for name in DataGeneration.model_fields
+    ]  # fmt: skip
+    return [
+        *groups,
+        ("no augmentation at all", lambda row: not any(edit(row)["data_generation"].values()), "{:.0%}"),
+        ("loss on outputs alone", lambda row: training(row)["strategy"] == "train_using_output_tokens", "{:.0%}"),
+        ("epochs, mean", lambda row: training(row)["num_train_epochs"], "{:.1f}"),
+    ]
+
+
+def uses(group: str) -> Fact:
+    """Whether a self-edit in the paper's form uses a group."""
+    return lambda row: edit(row)["data_generation"][group]
 
 
 def names(tool: str) -> Fact:

@@ -103,6 +103,14 @@ def test_the_papers_self_edit_brings_the_papers_training(tmp_path: Path) -> None
     assert read(tmp_path, "a.json", "self_edit=paper", "ttt=default").ttt == read(tmp_path, "a.json").ttt
 
 
+def test_the_papers_form_can_be_had_with_higher_rates_and_our_own_training(tmp_path: Path) -> None:
+    own, paper = read(tmp_path, "a.json", "self_edit=paper_wide"), read(tmp_path, "a.json", "self_edit=paper")
+    assert own.ttt == read(tmp_path, "a.json").ttt
+    rates = {**own.self_edit.bounds["learning_rate"], "high": paper.self_edit.bounds["learning_rate"]["high"]}
+    assert {**own.self_edit.bounds, "learning_rate": rates} == paper.self_edit.bounds
+    assert own.self_edit.bounds["learning_rate"]["high"] == 10 * rates["high"]
+
+
 def test_a_configuration_can_be_kept_and_read_again(tmp_path: Path) -> None:
     config = read(tmp_path, "a.json", "self_edit.json={}")
     assert read_config(config.model_dump(mode="json", by_alias=True), SolveConfig) == config

@@ -14,7 +14,7 @@ from arc_seal.errors import InputError
 from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.job import FinetuneSettings, Progress, Report, TrainingRecord, TrainingSettings
 from arc_seal.inner_loop.ttt import train
-from arc_seal.models.prompt import Prompt
+from arc_seal.models.base import Encoded
 from arc_seal.self_edit.edit import Training
 
 if TYPE_CHECKING:
@@ -25,14 +25,15 @@ NO_LIMIT = 2**62
 
 
 def finetune(
-    prompts: Sequence[Prompt], settings: FinetuneSettings, seed: int, folder: Path, model: "Model", report: Report
+    examples: Sequence[Encoded], settings: FinetuneSettings, seed: int, folder: Path, model: "Model", report: Report
 ) -> TrainingRecord:
-    """Train a fresh adapter on what prompts mark as target, and keep it.
+    """Train a fresh adapter on what examples mark as target, and keep it.
 
-    The softmax runs over the whole vocabulary: what is never said must become unlikely too.
+    The softmax runs over the whole vocabulary, or what an example allows of it: what is never said must become unlikely
+    too.
 
     Args:
-        prompts: At least one.
+        examples: At least one.
         settings: How.
         seed: Fixes the adapter's first weights and the order.
         folder: Where the adapter goes, in peft's format; it takes the place of what is there, whole or not at all.
@@ -43,7 +44,6 @@ def finetune(
         Diverged: As soon as a loss is not finite.
         InputError: When the folder cannot be written.
     """
-    examples = [model.codec.encode(prompt) for prompt in prompts]
     with attached(model, settings.lora_rank, settings.lora_alpha, seed) as adapter:
         record = train(
             model,

@@ -77,6 +77,7 @@ class FinetuneSettings:
     learning_rate: float = 5e-5
     epochs: int = 8
     presentations: int = 1
+    targets: Literal["text", "choices"] = "text"
     batch_size: int = 5
     warmup_share: float = 0.0
     weight_decay: float = 0.0

@@ -55,8 +55,8 @@ def train(
         seed: Fixes the order.
         report: Told after every update.
         symbols: What the softmax runs over. `seen`: the grid's symbols and the tokens that are targets somewhere,
-            enough for grids, which decoding binds to their symbols. `vocabulary`: every token, for text that is to be
-            written freely: a token that is never a target must become unlikely too.
+            enough for grids, which decoding binds to their symbols. `vocabulary`: every token, or of them what an
+            example allows, for text: a token that is never a target must become unlikely too.
 
     Raises:
         OverBudget: Before anything is trained, when the epochs together read more than `max_tokens`.
@@ -120,7 +120,7 @@ def _update(
     ).last_hidden_state  # [batch, tokens, width]
     logits = logits_of(model.network, hidden[batch.where[0], batch.where[1]], alphabet)  # [targets, symbols]
     labels = batch.labels if alphabet is None else torch.searchsorted(alphabet, batch.labels)
-    loss = cross_entropy(logits, labels)
+    loss = cross_entropy(batch.limited(logits), labels)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise Diverged(f"the loss became {value}")

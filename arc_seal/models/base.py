@@ -21,11 +21,14 @@ class Encoded:
         ids: Token ids, [tokens].
         positions: Position of each token on each axis the model knows, [axes, tokens].
         target: Whether training puts loss on predicting the token, [tokens].
+        allowed: What could stand in the place of each target, as `np.packbits` packs the rows of [targets, vocabulary],
+            for vocabularies are large; None where that is not limited.
     """
 
     ids: NDArray[np.int64]
     positions: NDArray[np.int64]
     target: NDArray[np.bool_]
+    allowed: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,20 @@ class Model(Protocol):
             schema: JSON schema that every completion is held to.
             sampling: How many, and how.
             on_token: Called after each step with the tokens written so far in each completion.
+        """
+        ...
+
+    def bound(self, encoded: Encoded, schema: Mapping[str, Any]) -> Encoded:
+        """The same with its targets held to a JSON schema, as `write` holds what it writes.
+
+        Where the schema leaves no choice there is no target, and elsewhere only what it allows is a choice.
+
+        Args:
+            encoded: Its targets spell one text that the schema allows, with or without an end marker.
+            schema: As `write` is given it.
+
+        Raises:
+            ValueError: When the targets spell something else.
         """
         ...
 

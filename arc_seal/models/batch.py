@@ -20,6 +20,8 @@ class Batch:
         where: Row and column of each hidden state that predicts a target, [2, targets].
         labels: Token id of each target, [targets].
         tokens: Tokens that are not padding.
+        allowed: What could stand in the place of each target, [targets, vocabulary filled up to whole bytes]; None
+            where that is not limited.
     """
 
     ids: Tensor
@@ -27,20 +29,35 @@ class Batch:
     where: Tensor
     labels: Tensor
     tokens: int
+    allowed: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
         ids, positions, where, labels = (
             tensor.to(device) for tensor in (self.ids, self.positions, self.where, self.labels)
         )
-        return Batch(ids, positions, where, labels, self.tokens)
+        allowed = None if self.allowed is None else self.allowed.to(device)
+        return Batch(ids, positions, where, labels, self.tokens, allowed)
+
+    def limited(self, logits: Tensor) -> Tensor:
+        """Logits of the whole vocabulary for each target, without what could not stand in its place.
+
+        Args:
+            logits: [targets, vocabulary].
+
+        Returns:
+            The same shape.
+        """
+        if self.allowed is None:
+            return logits
+        return logits.masked_fill(~self.allowed[:, : logits.shape[-1]], float("-inf"))
 
 
 def collate(contexts: Sequence[Encoded], pad: int = 0) -> Batch:
     """Contexts as one batch, on the CPU.
 
     Args:
-        contexts: At least one; the first token of each is no target.
+        contexts: At least one; the first token of each is no target. All of them limit what a target could be, or none.
         pad: Token id that fills what is shorter than the longest; it stands at position 0 of every axis.
     """
     longest = max(len(context.ids) for context in contexts)
@@ -56,4 +73,6 @@ def collate(contexts: Sequence[Encoded], pad: int = 0) -> Batch:
     where = np.stack([rows, columns - 1])  # the state before a token is what predicts it
     tokens = sum(len(context.ids) for context in contexts)
     shown, stand, predict, labels = map(torch.from_numpy, (ids, positions, where, ids[rows, columns]))
-    return Batch(shown, stand, predict, labels, tokens)
+    limits = [context.allowed for context in contexts if context.allowed is not None]
+    allowed = torch.from_numpy(np.unpackbits(np.concatenate(limits), axis=1)).bool() if limits else None
+    return Batch(shown, stand, predict, labels, tokens, allowed)

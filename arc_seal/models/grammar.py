@@ -57,6 +57,10 @@ class Matcher:
         llguidance.numpy.fill_next_token_bitmask(self._matcher, self._bits)
         return np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocabulary].astype(np.bool_)
 
+    def fits(self, token: int) -> bool:
+        """Whether a token may come next."""
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
     def take(self, token: int) -> None:
         """Go on with a token that is allowed."""
         if not self._matcher.consume_token(token):

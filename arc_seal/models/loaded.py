@@ -1,13 +1,14 @@
 """What every model in memory is, chat model and grid model alike: a frozen network that writes under a grammar."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from arc_seal.models.base import Codec, Completion, Sampling
+from arc_seal.models.base import Codec, Completion, Encoded, Sampling
 from arc_seal.models.draft import Draft
 from arc_seal.models.grammar import Matcher, TokenGrammar
 from arc_seal.models.head import check_head
@@ -71,6 +72,22 @@ class LoadedModel:
             output = self._read(after, cursors.advance(after), output.past_key_values)
             logits = output.logits[:, -1]
 
+    def bound(self, encoded: Encoded, schema: Mapping[str, Any]) -> Encoded:
+        """Hold targets to a JSON schema; see `Model.bound`."""
+        matcher = self._matcher(schema)
+        target = np.zeros_like(encoded.target)
+        allowed = [np.zeros((0, self._vocabulary), np.bool_)]
+        for place in np.flatnonzero(encoded.target):
+            if matcher.finished:  # what is left is the end marker, which nobody chooses
+                break
+            if not matcher.forced():
+                target[place] = True
+                allowed.append(matcher.allowed()[None])
+            if not matcher.fits(token := int(encoded.ids[place])):
+                raise ValueError(f"expected targets that the schema allows, found token {token} at {place}")
+            matcher.take(token)
+        return replace(encoded, target=target, allowed=np.packbits(np.concatenate(allowed), axis=1))
+
     def _read(self, ids: NDArray[np.int64], positions: NDArray[np.int64], cache: object = None) -> Any:
         """ids [rows, tokens], positions [axes, rows, tokens] -> logits of the last token, and the cache."""
         device = self.network.device
@@ -85,9 +102,13 @@ class LoadedModel:
     def _matcher(self, schema: Mapping[str, Any]) -> Matcher:
         """A matcher for one completion; the tokenizer is read into the grammar once."""
         if self._grammar is None:
-            vocabulary = self.network.get_output_embeddings().weight.shape[0]
-            self._grammar = TokenGrammar(self._tokenizer, vocabulary, self.codec.symbols.end)
+            self._grammar = TokenGrammar(self._tokenizer, self._vocabulary, self.codec.symbols.end)
         return self._grammar.matcher(schema)
+
+    @property
+    def _vocabulary(self) -> int:
+        """Number of logits that the network has."""
+        return int(self.network.get_output_embeddings().weight.shape[0])
 
     def _completion(self, draft: Draft) -> Completion:
         ended = draft.finished and draft.tokens[-1:] == [self.codec.symbols.end]

@@ -13,7 +13,7 @@ from arc_seal.models.prompt import Prompt, Turn
 from arc_seal.outer_loop.lesson import Lesson, presentations
 
 if TYPE_CHECKING:
-    from arc_seal.models.base import Model
+    from arc_seal.models.base import Encoded, Model
 
 MAX_PROMPT_TOKENS = 4096
 """Demonstrations are left out of the policy's prompt beyond this; the first always stays."""
@@ -63,6 +63,7 @@ class FinetuneJob:
         lessons: At least one.
         menu: What may be written, as the policy was asked.
         example: As the policy was asked.
+        schema: JSON schema that the policy writes under.
         settings: How.
         seed: Fixes the adapter's first weights and the order of the lessons.
         folder: Where the adapter is kept, in peft's format; written whole or not at all.
@@ -71,6 +72,7 @@ class FinetuneJob:
     lessons: tuple[Lesson, ...]
     menu: str
     example: str
+    schema: dict[str, Any]
     settings: FinetuneSettings
     seed: int
     folder: str
@@ -84,12 +86,13 @@ class FinetuneJob:
         from arc_seal.inner_loop.finetune import finetune  # the first use of torch on this path
 
         shown = presentations(self.lessons, self.settings.presentations, self.seed)
-        prompts = [self._prompt(lesson, model) for lesson in shown]
-        return finetune(prompts, self.settings, self.seed, Path(self.folder), model, report)
+        examples = [self._example(lesson, model) for lesson in shown]
+        return finetune(examples, self.settings, self.seed, Path(self.folder), model, report)
 
-    def _prompt(self, lesson: Lesson, model: "Model") -> Prompt:
+    def _example(self, lesson: Lesson, model: "Model") -> "Encoded":
         asked = _fitting(lesson.task, self.menu, self.example, model)
-        return Prompt((*asked.turns, Turn("assistant", (lesson.self_edit,), target=True)))
+        encoded = model.codec.encode(Prompt((*asked.turns, Turn("assistant", (lesson.self_edit,), target=True))))
+        return model.bound(encoded, self.schema) if self.settings.targets == "choices" else encoded
 
 
 def self_edit_prompt(task: Task, menu: str, example: str) -> Prompt:

@@ -274,6 +274,7 @@ def _imitate(
         lessons=tuple(Lesson(tasks[row.task], row.self_edit) for row in rows if row.self_edit is not None),
         menu=settings.schema.menu(),
         example=settings.example,
+        schema=settings.schema.json_schema(),
         settings=how.finetune,
         seed=derived_seed(settings.seed, run, "imitate", number),
         folder=str(folder / name),

@@ -10,7 +10,7 @@ from arc_seal.errors import InputError
 from arc_seal.inner_loop.adapter import attached, worn
 from arc_seal.inner_loop.finetune import finetune
 from arc_seal.inner_loop.job import FinetuneSettings, Progress
-from arc_seal.models.base import Model
+from arc_seal.models.base import Encoded, Model
 from arc_seal.models.positions import model_positions
 from arc_seal.models.prompt import Prompt, Turn
 from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
@@ -28,19 +28,23 @@ def model(request: pytest.FixtureRequest) -> Model:
     return model
 
 
+def lessons(model: Model) -> list[Encoded]:
+    return [model.codec.encode(lesson) for lesson in LESSONS]
+
+
 def kept(model: Model, folder: Path, seed: int = 0) -> Path:
-    finetune(LESSONS, SETTINGS, seed, folder, model, ignore)
+    finetune(lessons(model), SETTINGS, seed, folder, model, ignore)
     return folder
 
 
 def test_it_learns_and_leaves_the_model_as_it_was(model: Model, tmp_path: Path) -> None:
     before, seen = snapshot(model), list[Progress]()
-    record = finetune(LESSONS, SETTINGS, 0, tmp_path / "policy", model, seen.append)
+    record = finetune(lessons(model), SETTINGS, 0, tmp_path / "policy", model, seen.append)
     assert snapshot(model) == before
     assert record.losses[-1] < 0.7 * record.losses[0]
     assert record.updates == len(seen) == 12 * 2
     assert {progress.stage for progress in seen} == {"finetune"}
-    assert record.targets == 12 * sum(model.codec.encode(lesson).target.sum() for lesson in LESSONS)
+    assert record.targets == 12 * sum(lesson.target.sum() for lesson in lessons(model))
 
 
 def test_files_are_the_same_for_one_seed_and_replaced_whole(model: Model, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A batch holds its contexts, side by side, and says where each target is predicted."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from hypothesis import given, settings
@@ -38,10 +40,30 @@ def test_a_batch_holds_its_contexts_and_their_targets(seed: int, count: int, axe
     assert list(zip(*batch.where.tolist(), batch.labels.tolist(), strict=True)) == expected
 
 
+def limited(rng: np.random.Generator, vocabulary: int) -> Encoded:
+    """One whose targets could be some tokens only."""
+    own = context(rng, 1)
+    return replace(own, allowed=np.packbits(rng.random((own.target.sum(), vocabulary)) < 0.5, axis=1))
+
+
+@settings(max_examples=30)
+@given(seed=SEEDS, count=st.integers(1, 4), vocabulary=st.integers(1, 20))
+def test_a_batch_takes_out_what_could_not_stand_there(seed: int, count: int, vocabulary: int) -> None:
+    rng = np.random.default_rng(seed)
+    contexts = [limited(rng, vocabulary) for _ in range(count)]
+    rows = [np.unpackbits(each.allowed, axis=1)[:, :vocabulary] for each in contexts if each.allowed is not None]
+    logits = torch.randn(sum(map(len, rows)), vocabulary)
+    found = collate(contexts).limited(logits)
+    allowed = torch.from_numpy(np.concatenate(rows)).bool()
+    assert torch.equal(found.isfinite(), allowed) and torch.equal(found[allowed], logits[allowed])
+    free = collate([context(rng, 1)])
+    assert free.limited(logits) is logits
+
+
 def test_a_batch_is_moved_whole() -> None:
-    batch = collate([context(np.random.default_rng(seed), 1) for seed in range(3)])
+    batch = collate([limited(np.random.default_rng(seed), 9) for seed in range(3)])
     moved = batch.to(torch.device("meta"))
     assert moved.tokens == batch.tokens
-    for name in ("ids", "positions", "where", "labels"):
+    for name in ("ids", "positions", "where", "labels", "allowed"):
         assert getattr(moved, name).device.type == "meta"
         assert getattr(moved, name).shape == getattr(batch, name).shape

@@ -1,6 +1,7 @@
 """What every model in memory keeps: self-edits under the schema's grammar, weights that are frozen."""
 
 import json
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -8,13 +9,14 @@ import pytest
 import torch
 
 from arc_seal.errors import ModelError
-from arc_seal.models.base import Completion, Model, Sampling
+from arc_seal.models.base import Completion, Encoded, Model, Sampling
+from arc_seal.models.batch import collate
 from arc_seal.models.grammar import TokenGrammar
 from arc_seal.models.grid_model import GridModel, grid_tokenizer
 from arc_seal.models.positions import model_positions
 from arc_seal.models.prompt import Prompt, Turn
 from arc_seal.models.scripted import tiny_tokenizer
-from arc_seal.self_edit.schema import Bounds, SelfEditSchema
+from arc_seal.self_edit.schema import COMPACT, Bounds, SelfEditSchema
 from tests.models.builders import MODELS, SMALL
 from tests.self_edit.builders import TOOLBOX
 
@@ -99,6 +101,62 @@ def test_completions_of_different_length_end_on_their_own(model: Model) -> None:
     assert steps[-1] == max(lengths)
     assert all(completion.text.endswith("}}") for completion in completions)
     assert [len(completion.text) for completion in completions] == lengths  # a byte a token
+
+
+CHOICES: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "boolean"}, "b": {"enum": ["x", "yy", "yz"]}},
+    "required": ["a", "b"],
+    "additionalProperties": False,
+    "x-guidance": COMPACT,
+}
+"""Six texts: t or f, x or y, and behind y again y or z."""
+
+
+def said(model: Model, text: str) -> Encoded:
+    """`PROMPT` and the text behind it, which alone is target."""
+    return model.codec.encode(Prompt((*PROMPT.turns, Turn("assistant", (text,), target=True))))
+
+
+@torch.no_grad()
+def chance(model: Model, text: str) -> float:
+    """Of writing a text under `CHOICES`."""
+    batch = collate([model.bound(said(model, text), CHOICES)])
+    logits = model.network(input_ids=batch.ids, position_ids=model_positions(batch.positions)).logits
+    limited = batch.limited(logits[batch.where[0], batch.where[1]].float())  # [targets, vocabulary]
+    return float(torch.softmax(limited, -1).gather(1, batch.labels[:, None]).prod())
+
+
+def test_bound_to_a_schema_the_chances_are_those_of_writing(model: Model) -> None:
+    chances = {text: chance(model, text) for text in (
+        f'{{"a":{a},"b":"{b}"}}' for a in ("true", "false") for b in ("x", "yy", "yz")
+    )}  # fmt: skip
+    assert sum(chances.values()) == pytest.approx(1, abs=1e-5)
+    written = Counter(completion.text for completion in write(model, count=400, schema=CHOICES))
+    for text, share in chances.items():
+        assert written[text] / 400 == pytest.approx(share, abs=0.1)  # four standard deviations
+
+
+def test_bound_to_a_schema_only_choices_are_targets(model: Model) -> None:
+    encoded = said(model, '{"a":true,"b":"yz"}')
+    bound = model.bound(encoded, CHOICES)
+    tokenizer = grid_tokenizer() if isinstance(model, GridModel) else tiny_tokenizer()
+    assert tokenizer.decode(encoded.ids[bound.target]) == "tyz"
+    assert (bound.target <= encoded.target).all() and bound.ids is encoded.ids
+    assert bound.allowed is not None
+    allowed = [set(tokenizer.decode(np.flatnonzero(row))) for row in np.unpackbits(bound.allowed, axis=1)]
+    assert allowed == [{"t", "f"}, {"x", "y"}, {"y", "z"}]
+
+
+def test_a_text_without_a_choice_has_no_target(model: Model) -> None:
+    bound = model.bound(said(model, '"x"'), {"enum": ["x"], "x-guidance": COMPACT})
+    assert not bound.target.any() and bound.allowed is not None and len(bound.allowed) == 0
+
+
+@pytest.mark.parametrize("text", ['{"a":1}', '{"a":true,"b":"z"}', "no"])
+def test_what_a_schema_does_not_allow_is_not_bound_to_it(model: Model, text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected targets that the schema allows, found token \d+ at \d+"):
+        model.bound(said(model, text), CHOICES)
 
 
 def test_unusable_schema_is_refused(model: Model) -> None:

@@ -1,19 +1,22 @@
 """What the policy is asked, and what it is not shown."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.inner_loop.job import Progress
+from arc_seal.inner_loop.job import FinetuneSettings, Progress
 from arc_seal.models.base import Sampling
 from arc_seal.models.prompt import Prompt
 from arc_seal.models.scripted import ScriptedModel
-from arc_seal.outer_loop.policy import MAX_PROMPT_TOKENS, WriteJob, self_edit_prompt
+from arc_seal.outer_loop.lesson import Lesson
+from arc_seal.outer_loop.policy import MAX_PROMPT_TOKENS, FinetuneJob, WriteJob, self_edit_prompt
+from arc_seal.self_edit.paper import ORACLE, PaperBounds, PaperSchema, compiled
 from arc_seal.self_edit.schema import Bounds, SelfEditSchema
-from tests.models.builders import SMALL
+from tests.models.builders import MODELS, SMALL, MakeModel
 from tests.self_edit.builders import TOOLBOX, edit, random_task
 
 GOLDEN = Path(__file__).parent / "golden" / "policy_prompt.txt"
@@ -81,3 +84,24 @@ def test_the_first_demonstration_stays_however_long() -> None:
     )
     (prompt,) = model.prompts
     assert [part for part in prompt.turns[0].content if isinstance(part, Grid)] == [huge.input, huge.output]
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_policy_learns_what_to_choose(make: MakeModel, tmp_path: Path) -> None:
+    """What the grammar forces carries no loss, and the whole text comes out all the same."""
+    model, schema = make(0), PaperSchema(PaperBounds())
+    lesson = Lesson(SMALL, schema.canonical(compiled(ORACLE)))
+    settings = FinetuneSettings(targets="choices", learning_rate=0.02, epochs=30, presentations=2, batch_size=2)
+    job = FinetuneJob((lesson,), "", "", schema.json_schema(), settings, 0, str(tmp_path / "policy"))
+    record = job.run(model, lambda _: None)
+    assert 30 * 2 * 7 <= record.targets < 30 * 2 * 20 and record.losses[-1] < 0.1
+    asked = WriteJob(SMALL, "", "", schema.json_schema(), Sampling(2, 0.0, 0, 400), job.folder)
+    assert [each.text for each in asked.run(model, lambda _: None)] == [lesson.self_edit] * 2
+    assert replace(asked, policy=None).run(model, lambda _: None)[0].text != lesson.self_edit
+
+
+def test_every_token_of_a_self_edit_is_a_target_where_that_is_wanted(tmp_path: Path) -> None:
+    model, text = ScriptedModel(), '{"tools":[]}'
+    settings = FinetuneSettings(targets="text", epochs=1)
+    job = FinetuneJob((Lesson(SMALL, text),), "", "", SCHEMA.json_schema(), settings, 0, str(tmp_path / "policy"))
+    assert job.run(model, lambda _: None).targets == len(text) + 1  # and the end marker

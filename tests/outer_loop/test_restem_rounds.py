@@ -77,6 +77,7 @@ def test_a_round_samples_tries_and_imitates(run: Run) -> None:
         lessons=tuple(Lesson(lesson, text) for text in TEXTS[:3]),
         menu=ROLLOUTS.schema.menu(),
         example=ROLLOUTS.example,
+        schema=ROLLOUTS.schema.json_schema(),
         settings=PAPER.finetune,
         seed=derived_seed(0, "train", "imitate", 0),
         folder=str(run.folder / "round-1"),
@@ -251,7 +252,7 @@ def test_neither_writing_nor_imitating_sees_a_query(tmp_path: Path) -> None:
     for number, each in enumerate((task, other)):
         WriteJob(each, "menu", TEXTS[0], {}, Sampling(1, 1.0, 0, 500)).run(model, ignore)
         folder = tmp_path / str(number)
-        job = FinetuneJob((Lesson(each, TEXTS[0]),), "menu", TEXTS[0], FinetuneSettings(epochs=2), 0, str(folder))
+        job = FinetuneJob((Lesson(each, TEXTS[0]),), "menu", TEXTS[0], {}, FinetuneSettings(epochs=2), 0, str(folder))
         job.run(model, ignore)
         learnt.append((folder / "adapter_model.safetensors").read_bytes())
     assert model.prompts[0] == model.prompts[1]

@@ -75,7 +75,8 @@ class RolloutsView:
         """An E-step is done."""
         with self._lock:
             self.close()
-            self._live_line.keep(round_text(summarise(round, rows)))
+            if rows:
+                self._live_line.keep(round_text(summarise(round, rows)))
             self._live_line.keep(
                 f"  {lessons} self-edits to imitate" if lessons else "  nothing to imitate: no policy from it"
             )

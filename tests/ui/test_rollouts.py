@@ -47,6 +47,12 @@ def a_run(view: RolloutsView, pass_time: Callable[[float], None]) -> None:
     view.close()
 
 
+def test_of_a_round_without_roll_outs_only_what_is_imitated_is_said() -> None:
+    console = plain_console()
+    RolloutsView(console, clock=Clock()).collected(0, [], 17)
+    assert shown(console) == "  17 self-edits to imitate\n"
+
+
 def test_off_the_terminal_a_line_is_due_now_and_then() -> None:
     console, clock = plain_console(), Clock()
     a_run(RolloutsView(console, clock=clock), clock.pass_time)

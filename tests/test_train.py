@@ -22,6 +22,11 @@ from tests.outer_loop.ledger_builders import rollout
 from tests.pretraining.tiny import interruptible
 from tests.smoke import LABEL_FREE, PATIENCE_S, ROOT, SMOKE, TASKS, Finished, command, environment, kept, rows
 
+EDIT = (
+    '{"tools":[],"training":{"loss_on":"outputs","learning_rate":0.005,"epochs":1,"batch_size":2,"lora_rank":8,'
+    '"max_examples":16}}'
+)
+
 IN_PROCESSES = ("executor=process", "executor.workers=2", "executor.threads=1")
 
 
@@ -180,8 +185,8 @@ def test_roll_outs_of_an_earlier_run_are_imitated_under_its_name(
     with Ledger.open(earlier) as ledger:
         ledger.begin("train", {})
         for sample in (0, 1):  # the second was rewarded
-            ledger.record(rollout(sample, run="train", task=TASKS[0], self_edit="{}"))
-        ledger.record(rollout(1, run="train", task="6150a2bd", self_edit="{}"))
+            ledger.record(rollout(sample, run="train", task=TASKS[0], self_edit=EDIT))
+        ledger.record(rollout(1, run="train", task="6150a2bd", self_edit=EDIT))
     argv = [*SMOKE, f"hydra.run.dir={place}", "restem.samples=1", f"data.train=[arcagi1/{TASKS[0]}]"]
     assert main([*argv, f"restem.reuse=[{earlier}]"]) == 0
     found, shown = kept(place), capfd.readouterr().out

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from arc_seal.arc.task import Task
 from arc_seal.arc.task_file import Entry
-from arc_seal.errors import Diverged, InputError, Status
+from arc_seal.errors import Diverged, InputError, InvalidSelfEdit, Status
 from arc_seal.inner_loop.job import FinetuneSettings, Progress
 from arc_seal.outer_loop import collect as collecting
 from arc_seal.outer_loop.collect import Collection, collect
@@ -25,6 +25,7 @@ from arc_seal.outer_loop.policy import FinetuneJob
 from arc_seal.outer_loop.provenance import utc_now
 from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed
 from arc_seal.sandbox.base import Executor
+from arc_seal.self_edit.schema import Schema
 
 LEDGER, POLICIES = "ledger.sqlite", "policies"
 """What a run's folder holds: every roll-out, and the policy adapters."""
@@ -103,8 +104,10 @@ def restem(
     if how.reward == "gain":
         entries = _with_room(run, entries, executor, settings, ledger, watch)
     tasks = {task.id: task for task, _ in entries}
-    if strangers := sum(row.task not in tasks for row in reused):
-        watch.title(f"{strangers} of {len(reused)} reused roll-outs are of tasks not trained on here and are left out")
+    fitting = [row for row in reused if row.task in tasks and _is_of_form(row.self_edit, settings.schema)]
+    if strangers := len(reused) - len(fitting):
+        why = "of tasks not trained on here, or of self-edits in another form"
+        watch.title(f"{strangers} of {len(reused)} reused roll-outs are {why}, and are left out")
     policies: list[PolicyRow] = []
     for number in range(how.rounds):
         wanted = Collection(
@@ -114,7 +117,7 @@ def restem(
         policy = folder / policies[-1].folder if policies else None
         drawing = wearing(_of_round(settings, number), policy, how.adapt_from)
         rows = collect(wanted, entries, executor, drawing, ledger, watch) if how.samples else []
-        known = [row for row in (*reused, *_so_far(ledger, run, number)) if row.task in tasks]
+        known = [*fitting, *(row for row in _so_far(ledger, run, number) if row.task in tasks)]
         lessons = chosen(known, how, settings.seed)
         watch.collected(number, rows, len(lessons))
         row = ledger.policy(run, number)
@@ -246,6 +249,14 @@ def _with_room(
     solved = {row.task for row in rows if row.reward == 1}
     watch.title(f"{len(solved)} of {len(entries)} tasks are solved without training and left out")
     return [entry for entry in entries if entry[0].id not in solved]
+
+
+def _is_of_form(self_edit: str | None, schema: Schema) -> bool:
+    """Whether a self-edit, if there is one, can be said under a schema."""
+    try:
+        return self_edit is None or schema.canonical(schema.parse(self_edit)) == self_edit
+    except InvalidSelfEdit:
+        return False
 
 
 def _of_round(settings: RolloutSettings, number: int) -> RolloutSettings:

@@ -23,6 +23,7 @@ from arc_seal.outer_loop.lesson import Lesson
 from arc_seal.outer_loop.policy import FinetuneJob, WriteJob
 from arc_seal.outer_loop.restem import RestemSettings, restem
 from arc_seal.outer_loop.rollout import derived_seed
+from arc_seal.self_edit.paper import ORACLE, PaperBounds, PaperSchema, compiled
 from tests.inner_loop.builders import copying_task, ignore
 from tests.outer_loop.fakes import ROLLOUTS, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
 from tests.outer_loop.test_restem import LABEL_FREE, PAPER, of
@@ -116,7 +117,7 @@ def test_gain_leaves_out_what_is_solved_without_training(run: Run) -> None:
 
 
 def test_without_samples_what_is_reused_is_all_there_is_to_imitate(run: Run) -> None:
-    earlier = [*of("task0", "A", run="earlier"), *of("task1", "B", run="earlier", reward=0)]
+    earlier = [*of("task0", TEXTS[0], run="earlier"), *of("task1", TEXTS[1], run="earlier", reward=0)]
     (policy,) = run.go(samples=0, reused=earlier)
     assert policy.rows == (("earlier", 0, "task0", 0),) and not run.executor.jobs
     assert run.notes.rounds == [(0, 0, 1)]
@@ -187,12 +188,16 @@ def test_rewarded_roll_outs_of_earlier_runs_are_imitated_too(run: Run) -> None:
         *of("task0", TEXTS[7], TEXTS[8], run="old.sqlite"),
         *of("task0", TEXTS[9], run="older.sqlite", reward=0),
         *of("a stranger", TEXTS[9], run="old.sqlite"),
+        *of("task1", PaperSchema(PaperBounds()).canonical(compiled(ORACLE)), "no self-edit", run="other.sqlite"),
     ]
     (policy,) = run.go(reused=reused)
     assert run.lessons() == [[("task0", TEXTS[7]), ("task0", TEXTS[8])]]
     assert policy.rows == (("old.sqlite", 0, "task0", 0), ("old.sqlite", 0, "task0", 1))
     assert run.notes.rounds == [(0, 8, 2)]
-    assert "1 of 4 reused roll-outs are of tasks not trained on here and are left out" in run.notes.titles
+    said = (
+        "3 of 6 reused roll-outs are of tasks not trained on here, or of self-edits in another form, and are left out"
+    )
+    assert said in run.notes.titles
 
 
 def test_roll_outs_of_other_tasks_alone_are_nothing_to_imitate(run: Run) -> None:

@@ -75,9 +75,7 @@ def facts_of_the_default_form() -> list[tuple[str, Fact, str]]:
 
 def facts_of_the_papers_form() -> list[tuple[str, Fact, str]]:
     """The groups of augmentations, and the other fields."""
-    groups: list[tuple[str, Fact, str]] = [
-        (f"`{name}`", uses(name), "{:.0%}") for name in DataGeneration.model_fields
-    ]  # fmt: skip
+    groups: list[tuple[str, Fact, str]] = [(f"`{name}`", uses(name), "{:.0%}") for name in DataGeneration.model_fields]
     return [
         *groups,
         ("no augmentation at all", lambda row: not any(edit(row)["data_generation"].values()), "{:.0%}"),

@@ -147,6 +147,7 @@ class RestemConfig(_Config):
     examine: bool
     margin: float = Field(ge=0)
     per_task: int | None = Field(ge=1)
+    contrast: bool
     adapt_from: Literal["base", "policy"]
     reuse: tuple[str, ...]
     finetune: FinetuneConfig

@@ -83,6 +83,7 @@ def restem_settings(config: RestemConfig) -> RestemSettings:
         examine=config.examine,
         margin=config.margin,
         per_task=config.per_task,
+        contrast=config.contrast,
         adapt_from=config.adapt_from,
         finetune=config.finetune.settings,
     )

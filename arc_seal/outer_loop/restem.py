@@ -1,8 +1,8 @@
 """ReST-EM over self-edits: sample, reward, imitate what was rewarded, again (arXiv 2312.06585; SEAL, arXiv 2506.10943).
 
 An E-step collects roll-outs of every task; an M-step fine-tunes the model on the self-edits that were rewarded. Each
-M-step begins from the model as it came, with the rewarded self-edits of all rounds so far, as ReST-EM does to keep from
-drifting.
+M-step begins from the model as it came, as ReST-EM does to keep from drifting, with the rewarded self-edits of its own
+round: those of earlier ones were written by a worse policy (arXiv 2312.06585, algorithm 1).
 """
 
 import random
@@ -41,6 +41,7 @@ class RestemSettings:
     examine: bool
     margin: float
     per_task: int | None
+    contrast: bool
     adapt_from: Literal["base", "policy"]
     finetune: FinetuneSettings
 
@@ -117,7 +118,7 @@ def restem(
         policy = folder / policies[-1].folder if policies else None
         drawing = wearing(_of_round(settings, number), policy, how.adapt_from)
         rows = collect(wanted, entries, executor, drawing, ledger, watch) if how.samples else []
-        known = [*fitting, *(row for row in _so_far(ledger, run, number) if row.task in tasks)]
+        known = [*fitting, *(row for row in ledger.rollouts(run, number) if row.task in tasks)]
         lessons = chosen(known, how, settings.seed)
         watch.collected(number, rows, len(lessons))
         row = ledger.policy(run, number)
@@ -152,7 +153,10 @@ def wearing(settings: RolloutSettings, policy: Path | None, adapt_from: Literal[
 def chosen(rows: Iterable[RolloutRow], how: RestemSettings, seed: int) -> list[RolloutRow]:
     """The roll-outs whose self-edits are to be imitated: rewarded, no two equal for a task, at most `per_task` of each.
 
-    Where there are too many of a task, chance decides. They come in order of task, then of their keys.
+    Where there are too many of a task, chance decides. They come in order of task, then of their keys. With `contrast`
+    there are none of a task on which every self-edit that ran was rewarded: whatever is written there is as good as
+    anything else, so to imitate it only pulls the policy back to where it was (as DAPO leaves such groups out, arXiv
+    2503.14476, section 3.2).
     """
     by_task: dict[str, list[RolloutRow]] = {}
     for row in rows:
@@ -160,7 +164,10 @@ def chosen(rows: Iterable[RolloutRow], how: RestemSettings, seed: int) -> list[R
     kept: list[RolloutRow] = []
     for task, made in sorted(by_task.items()):
         distinct: dict[str | None, RolloutRow] = {}
-        for row in sorted(rewarded(made, how), key=_key):
+        best = rewarded(made, how)
+        if how.contrast and len(best) == sum(map(_ran, made)):
+            continue
+        for row in sorted(best, key=_key):
             distinct.setdefault(row.self_edit, row)
         lessons = list(distinct.values())
         if how.per_task is not None and len(lessons) > how.per_task:
@@ -176,7 +183,7 @@ def rewarded(rows: Sequence[RolloutRow], how: RestemSettings) -> list[RolloutRow
     By the solution: those that solved it; where gain is what counts, tasks without room for it were left out before. By
     the left-out demonstrations: the best of each round, where it beats the round's median by more than `margin`.
     """
-    ran = [row for row in rows if row.status is Status.OK and row.self_edit is not None]
+    ran = list(filter(_ran, rows))
     if how.labelled:
         return [row for row in ran if row.reward == 1]
     best = []
@@ -264,8 +271,8 @@ def _of_round(settings: RolloutSettings, number: int) -> RolloutSettings:
     return replace(settings, seed=derived_seed(settings.seed, "round", number)) if number else settings
 
 
-def _so_far(ledger: Ledger, run: str, number: int) -> list[RolloutRow]:
-    return [row for row in ledger.rollouts(run) if row.round <= number]
+def _ran(row: RolloutRow) -> bool:
+    return row.status is Status.OK and row.self_edit is not None
 
 
 def _imitate(

@@ -26,6 +26,7 @@ PAPER = RestemSettings(
     examine=False,
     margin=0.02,
     per_task=None,
+    contrast=False,
     adapt_from="base",
     finetune=FinetuneSettings(),
 )
@@ -118,6 +119,13 @@ def test_rounds_and_earlier_runs_count_together_the_first_standing_for_its_like(
     assert [(row.run, row.round, row.self_edit) for row in chosen(rows, PAPER, 0)] == [
         ("0", 0, "C"), ("0", 0, "D"), ("seal", 0, "A"), ("seal", 0, "B"),
     ]  # fmt: skip
+
+
+def test_where_every_self_edit_was_rewarded_nothing_is_learnt_if_contrast_is_asked_for() -> None:
+    failed = rollout(7, task="a", self_edit="X", status=Status.TIMEOUT, reward=0, held_out=None)
+    rows = [*of("a", "A", "B"), failed, *of("b", "A", "B"), rollout(7, task="b", self_edit="C", reward=0)]
+    assert [row.task for row in chosen(rows, PAPER, 0)] == ["a", "a", "b", "b"]
+    assert [row.task for row in chosen(rows, replace(PAPER, contrast=True), 0)] == ["b", "b"]
 
 
 def test_chance_decides_where_there_are_too_many() -> None:

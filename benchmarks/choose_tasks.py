@@ -1,18 +1,25 @@
-"""The tasks of experiment=choice, by a rule that was written down before anything of it was run.
+"""The tasks of experiment=choice and experiment=room, by rules that were written down before anything of them was run.
 
-    python benchmarks/choose_tasks.py --candidates > /tmp/candidates
+    python benchmarks/choose_tasks.py choice > /tmp/candidates
     python benchmarks/solve_table.py OUT.jsonl --model grid --workers 2 --rows grid/in_context --tasks "$(cat /tmp/candidates)"
-    python benchmarks/choose_tasks.py OUT.jsonl
+    python benchmarks/choose_tasks.py choice OUT.jsonl
 
-The rule: of the training tasks that the grid model was pretrained on, which are none of an evaluation set, of arcagi1/dev
+`choice`: of the training tasks that the grid model was pretrained on, which are none of an evaluation set, of arcagi1/dev
 or of SEAL's, those of at most 500 tokens of context that the grid model does not solve in context (two attempts by votes,
 seed 0). By the order of their ids' hashes the first 24 are held out, the next 60 are trained on.
 
-The model has seen these tasks; the policy, which is what the experiment is about, is trained on the 60 alone.
+`room`: of these and of arcagi1/dev, which it was not pretrained on, those of at most 500 tokens of context that the grid
+model does not solve in context and does solve under one fixed self-edit (row `grid/paper_basic_20k` besides; two attempts
+by scores, seed 0). By the order of their ids' hashes the first 20 are held out. The others are trained on, and so are
+those of SEAL's twelve training tasks that are as short and not solved in context.
+
+The model has seen the tasks that it was pretrained on; the policy, which is what the experiments are about, sees those
+alone that it is trained on.
 """  # noqa: E501
 
 import argparse
 import json
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,51 +28,67 @@ from arc_seal.arc.splits import context_tokens, pretraining_tasks
 
 LONGEST = 500
 HELD_OUT, TRAINING = 24, 60
-SALT = "arc-seal choice"
+HELD_OUT_WITH_ROOM = 20
+IN_CONTEXT, FIXED = "grid/in_context", "grid/paper_basic_20k"
 
 
 def main() -> None:
     """Print the candidates as a spec for solve_table, or the chosen as they stand in conf/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, nargs="?", help="what solve_table has written")
-    parser.add_argument("--candidates", action="store_true", help="print what solve_table is to be run on")
+    parser.add_argument("rule", choices=["choice", "room"])
+    parser.add_argument("results", type=Path, nargs="?", help="what solve_table has written; without: the candidates")
     arguments = parser.parse_args()
-    specs = candidates()
-    if arguments.candidates:
+    specs = candidates(unseen=arguments.rule == "room")
+    if arguments.results is None:
         print(",".join(specs))
         return
-    known = solved(arguments.results)
-    missing = [spec for spec in specs if name(spec) not in known]
-    if missing:
-        raise SystemExit(
-            f"{arguments.results}: expected grid/in_context on every candidate, found none on {missing[0]}"
-        )
-    order = sorted((spec for spec in specs if not known[name(spec)]), key=digest)
-    for title, part in (("train", order[HELD_OUT : HELD_OUT + TRAINING]), ("held_out", order[:HELD_OUT])):
+    rule = room if arguments.rule == "room" else choice
+    for title, part in zip(("train", "held_out"), rule(specs, arguments.results), strict=True):
         print(f"  {title}:", *(f"    - {spec}" for spec in sorted(part)), sep="\n")
 
 
-def candidates() -> list[str]:
-    """What the rule looks at, as specs."""
+def choice(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
+    """Trained on, held out."""
+    known = marks(results, IN_CONTEXT, "reward_by_votes")
+    order = sorted((spec for spec in specs if not known(spec)), key=digest("arc-seal choice"))
+    return order[HELD_OUT : HELD_OUT + TRAINING], order[:HELD_OUT]
+
+
+def room(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
+    """Trained on, held out."""
+    known, fixed = marks(results, IN_CONTEXT, "reward"), marks(results, FIXED, "reward")
+    improved_on = {f"arcagi1/training/{task.id}" for task, _ in load_tasks("seal/training")}
+    left = [spec for spec in specs if not known(spec)]
+    order = sorted((spec for spec in left if fixed(spec) and spec not in improved_on), key=digest("arc-seal room"))
+    seal = [spec for spec in left if spec in improved_on]
+    return order[HELD_OUT_WITH_ROOM:] + seal, order[:HELD_OUT_WITH_ROOM]
+
+
+def candidates(unseen: bool) -> list[str]:
+    """What a rule looks at, as specs; `unseen` are tasks that the model was not pretrained on."""
     first = {task.id for task, _ in load_tasks("arcagi1/training")}
-    short = (task.id for task, _ in pretraining_tasks() if context_tokens(task) <= LONGEST)
+    entries = [*pretraining_tasks(), *(load_tasks("arcagi1/dev", "seal/training") if unseen else [])]
+    short = (task.id for task, _ in entries if context_tokens(task) <= LONGEST)
     return sorted(f"{'arcagi1' if each in first else 'arcagi2'}/training/{each}" for each in short)
 
 
-def solved(results: Path) -> dict[str, bool]:
-    """By id, whether a task was solved in context."""
+def marks(results: Path, row: str, reward: str) -> Callable[[str], bool]:
+    """Whether a task, by its spec, was solved in a row of the table."""
     lines = [json.loads(line) for line in results.read_text("utf-8").splitlines()]
-    return {line["task"]: line["reward_by_votes"] == 1 for line in lines if line["row"] == "grid/in_context"}
+    known = {line["task"]: line[reward] == 1 for line in lines if line["row"] == row}
+
+    def solved(spec: str) -> bool:
+        name = spec.split("/")[-1]
+        if name not in known:
+            raise SystemExit(f"{results}: expected {row} on every candidate, found none on {name}")
+        return known[name]
+
+    return solved
 
 
-def name(spec: str) -> str:
-    """The id."""
-    return spec.split("/")[-1]
-
-
-def digest(spec: str) -> bytes:
-    """What decides the order."""
-    return sha256(f"{SALT} {name(spec)}".encode()).digest()
+def digest(salt: str) -> Callable[[str], bytes]:
+    """What decides the order of specs."""
+    return lambda spec: sha256(f"{salt} {spec.split('/')[-1]}".encode()).digest()
 
 
 if __name__ == "__main__":

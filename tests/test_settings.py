@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.splits import context_tokens, pretraining_tasks
 from arc_seal.arc.task import Demonstration, Solution, Task
@@ -172,6 +173,17 @@ def test_the_tasks_of_the_experiment_on_choosing_are_apart_from_one_another_and_
     check_apart(training, held_out)
     known = {task.id for task, _ in pretraining_tasks() if context_tokens(task) <= 500}
     assert known >= {task.id for task, _ in (*training, *held_out)}
+
+
+def test_the_tasks_with_room_are_those_of_the_rule(tmp_path: Path) -> None:
+    chosen = read_config(composed(tmp_path, "train", "experiment=room").values, TrainConfig).data
+    training, held_out = (entries(specs, data()) for specs in (chosen.train, chosen.held_out))
+    assert (len({task.id for task, _ in training}), len({task.id for task, _ in held_out})) == (21, 20)
+    check_apart(training, held_out)
+    unseen = load_tasks("arcagi1/dev", "seal/training")
+    known = {task.id for task, _ in (*pretraining_tasks(), *unseen) if context_tokens(task) <= 500}
+    assert known >= {task.id for task, _ in (*training, *held_out)}
+    assert not {task.id for task, _ in held_out} & {task.id for task, _ in load_tasks("seal/training")}
 
 
 def rotate_task(entry: Entry) -> Entry:

@@ -19,6 +19,7 @@ from arc_seal.errors import GridError, OverBudget
 from arc_seal.inner_loop.adapter import attached, unfrozen, worn
 from arc_seal.inner_loop.decode import Decoded, decode
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Progress, Report, Result, TrainingRecord
+from arc_seal.inner_loop.lora_layer import folded
 from arc_seal.inner_loop.reader import Reader
 from arc_seal.inner_loop.score import score
 from arc_seal.inner_loop.ttt import train
@@ -91,7 +92,7 @@ def predict(job: AdaptJob, model: "Model", report: Report, seconds: dict[str, fl
         report(Progress("predict", step, 0, None, tokens_per_s))
 
     found: list[Candidate] = []
-    with _timed(seconds, "predict"):
+    with _timed(seconds, "predict"), folded(model.network):
         batches = _batches(job)
         for query in range(len(job.task.queries)):
             readers = _readers(job, model, batches, query)
@@ -113,7 +114,7 @@ def judge(job: AdaptJob, model: "Model", output: Grid, seconds: dict[str, float]
         output: What is to be judged.
         seconds: Wall time is added to its `predict`.
     """
-    with _timed(seconds, "predict"):
+    with _timed(seconds, "predict"), folded(model.network):
         batches = _batches(job)
         readers = _readers(job, model, batches, 0)
         with torch.inference_mode():

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 
 from arc_seal.errors import InputError
+from arc_seal.inner_loop.lora_layer import FoldingLinear, folded
 
 if TYPE_CHECKING:
     from arc_seal.models.base import Model
@@ -63,6 +64,7 @@ def worn(model: "Model", folder: Path) -> Iterator[None]:
             config.base_model_name_or_path = None  # where the model lay then; peft warns when it lies elsewhere now
             adapted = stack.enter_context(_injected(model, config, KEPT, seed=0))
         _put_on(adapted, folder)
+        stack.enter_context(folded(model.network))
         yield
 
 
@@ -93,6 +95,9 @@ def _injected(model: "Model", config: PeftConfig, name: str, seed: int) -> Itera
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers things by their old names
         torch.manual_seed(seed)
+        config._register_custom_module(
+            {torch.nn.Linear: FoldingLinear}
+        )  # peft's documented way, for all its underscore
         adapted = get_peft_model(model.network, config, name)  # where nothing fits it raises and changes nothing
     try:
         yield adapted

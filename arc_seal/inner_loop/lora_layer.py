@@ -1,0 +1,65 @@
+"""LoRA layers that multiply once where peft's multiply three times, when that is less work; the sums are the same."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+
+class FoldingLinear(Linear):
+    """peft's LoRA on a linear layer, W x + s B (A x), computed as (W + s B A) x where gradients of that are cheaper.
+
+    A rank is low beside the widths of a large model. In one of width 256 it is not: there rank 128 costs more than the
+    layer itself, and the folded form needs a third less for contexts of 600 tokens.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        if args or kwargs or self.disable_adapters or self.merged or not self._folds(x):
+            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
+        weight = self.get_base_layer().weight
+        for name in self._worn():
+            weight = torch.addmm(weight, self.lora_B[name].weight, self.lora_A[name].weight, alpha=self.scaling[name])
+        return linear(x, weight, self.get_base_layer().bias)
+
+    def _folds(self, x: Tensor) -> bool:
+        """Whether folding takes fewer multiplications, forward and backward, and loses no precision.
+
+        Of `tokens` through a layer of `inputs` x `outputs`, beside what both forms do: A and B take three products each
+        (forward, backward to the input, to themselves); folded, three of the size of B A, whatever the tokens, and one
+        product of gradients as large as the layer.
+        """
+        base = self.get_base_layer().weight
+        ranks = sum(self.lora_A[name].weight.shape[0] for name in self._worn())
+        outputs, inputs = base.shape
+        tokens = x.numel() // inputs
+        apart = 3 * ranks * (inputs + outputs) * tokens
+        folded = inputs * outputs * (tokens + 3 * ranks)
+        return torch.is_grad_enabled() and folded < apart and base.dtype == x.dtype == torch.float32
+
+    def _worn(self) -> list[str]:
+        return [name for name in self.active_adapters if name in self.lora_A]
+
+
+@contextmanager
+def folded(network: nn.Module) -> Iterator[None]:
+    """Every adapter that is worn is added to the weights beneath it for as long as the context lasts, to predict with.
+
+    A decoded token then costs what it costs without an adapter. Afterwards all weights are bit for bit what they were.
+    Weights of less than 32 bits would lose what the adapter adds, and stay as they are.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, FoldingLinear)]
+    layers = [layer for layer in layers if layer.get_base_layer().weight.dtype == torch.float32]
+    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge()
+        yield
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.get_base_layer().weight.data.copy_(weight)
+            layer.merged_adapters.clear()

@@ -50,9 +50,10 @@ def folded(network: nn.Module) -> Iterator[None]:
     """Every adapter that is worn is added to the weights beneath it for as long as the context lasts, to predict with.
 
     A decoded token then costs what it costs without an adapter. Afterwards all weights are bit for bit what they were.
-    Weights of less than 32 bits would lose what the adapter adds, and stay as they are.
+    Weights of less than 32 bits would lose what the adapter adds, and stay as they are; so do those that an outer
+    context has folded.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, FoldingLinear)]
+    layers = [layer for layer in network.modules() if isinstance(layer, FoldingLinear) and not layer.merged]
     layers = [layer for layer in layers if layer.get_base_layer().weight.dtype == torch.float32]
     kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
     try:

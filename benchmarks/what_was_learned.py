@@ -25,9 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("ledgers", type=Path, nargs="+")
     rows = [row for path in parser.parse_args().ledgers for row in read(path)]
-    groups = {
-        "training, all": [row for row in rows if row.run == "train"],
-        "training, rewarded": [row for row in rows if row.run == "train" and row.reward == 1],
+    groups = by_round([row for row in rows if row.run == "train"]) | {
         "held out, untrained": [row for row in rows if row.run == "evaluate untrained"],
         "held out, trained": [row for row in rows if row.run.startswith("evaluate seal")],
     }
@@ -37,6 +35,17 @@ def main() -> None:
     form: Literal["default", "paper"] = "paper" if rows and "data_generation" in edit(rows[0]) else "default"
     for name, fact, number in facts(form):
         print(f"| {name} |", " | ".join(number.format(mean(group, fact)) for group in groups.values()), "|")
+
+
+def by_round(rows: Sequence[RolloutRow]) -> dict[str, list[RolloutRow]]:
+    """What was tried and what was rewarded on the training tasks, for each round where there are several."""
+    rounds = sorted({row.round for row in rows})
+    groups = {}
+    for number in rounds:
+        title = f"training, round {number + 1}" if len(rounds) > 1 else "training"
+        made = [row for row in rows if row.round == number]
+        groups |= {f"{title}, all": made, f"{title}, rewarded": [row for row in made if row.reward == 1]}
+    return groups
 
 
 def read(path: Path) -> list[RolloutRow]:

@@ -29,6 +29,7 @@ def main() -> None:
         "held out, untrained": [row for row in rows if row.run == "evaluate untrained"],
         "held out, trained": [row for row in rows if row.run.startswith("evaluate seal")],
     }
+    groups = {name: group for name, group in groups.items() if group}
     print("| |", " | ".join(groups), "|")
     print("|---|" + "---:|" * len(groups))
     print("| self-edits |", " | ".join(str(len(group)) for group in groups.values()), "|")

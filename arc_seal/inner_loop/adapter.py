@@ -95,8 +95,8 @@ def _injected(model: "Model", config: PeftConfig, name: str, seed: int) -> Itera
     with torch.random.fork_rng(devices=devices), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers things by their old names
         torch.manual_seed(seed)
-        # peft documents this way for layers of one's own, for all its underscore.
-        config._register_custom_module({torch.nn.Linear: FoldingLinear})
+        if isinstance(config, LoraConfig):  # peft documents this way for layers of one's own, for all its underscore
+            config._register_custom_module({torch.nn.Linear: FoldingLinear})
         adapted = get_peft_model(model.network, config, name)  # where nothing fits it raises and changes nothing
     try:
         yield adapted

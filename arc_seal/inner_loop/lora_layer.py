@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import Linear
@@ -20,11 +20,12 @@ class FoldingLinear(Linear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
         if args or kwargs or self.disable_adapters or self.merged or not self._folds(x):
-            return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
-        weight = self.get_base_layer().weight
-        for name in self._worn():
-            weight = torch.addmm(weight, self.lora_B[name].weight, self.lora_A[name].weight, alpha=self.scaling[name])
-        return linear(x, weight, self.get_base_layer().bias)
+            return super().forward(x, *args, **kwargs)
+        base = base_of(self)
+        weight: Tensor = base.weight
+        for down, up, scale in self._worn():
+            weight = torch.addmm(weight, up, down, alpha=scale)
+        return linear(x, weight, base.bias)
 
     def _folds(self, x: Tensor) -> bool:
         """Whether folding takes fewer multiplications, forward and backward, and loses no precision.
@@ -33,16 +34,24 @@ class FoldingLinear(Linear):
         (forward, backward to the input, to themselves); folded, three of the size of B A, whatever the tokens, and one
         product of gradients as large as the layer.
         """
-        base = self.get_base_layer().weight
-        ranks = sum(self.lora_A[name].weight.shape[0] for name in self._worn())
-        outputs, inputs = base.shape
+        weight = base_of(self).weight
+        outputs, inputs = weight.shape
+        ranks = sum(down.shape[0] for down, _, _ in self._worn())
         tokens = x.numel() // inputs
         apart = 3 * ranks * (inputs + outputs) * tokens
         folded = inputs * outputs * (tokens + 3 * ranks)
-        return torch.is_grad_enabled() and folded < apart and base.dtype == x.dtype == torch.float32
+        return torch.is_grad_enabled() and folded < apart and weight.dtype == x.dtype == torch.float32
 
-    def _worn(self) -> list[str]:
-        return [name for name in self.active_adapters if name in self.lora_A]
+    def _worn(self) -> list[tuple[Tensor, Tensor, float]]:
+        """A, B and s of every adapter that is worn: [rank, inputs], [outputs, rank], a number."""
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        weights = [(cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight)) for name in names]
+        return [(down, up, self.scaling[name]) for name, (down, up) in zip(names, weights, strict=True)]
+
+
+def base_of(layer: FoldingLinear) -> nn.Linear:
+    """The layer beneath the adapters."""
+    return cast(nn.Linear, layer.get_base_layer())
 
 
 @contextmanager
@@ -54,13 +63,13 @@ def folded(network: nn.Module) -> Iterator[None]:
     context has folded.
     """
     layers = [layer for layer in network.modules() if isinstance(layer, FoldingLinear) and not layer.merged]
-    layers = [layer for layer in layers if layer.get_base_layer().weight.dtype == torch.float32]
-    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    layers = [layer for layer in layers if base_of(layer).weight.dtype == torch.float32]
+    kept = [base_of(layer).weight.detach().clone() for layer in layers]
     try:
         for layer in layers:
             layer.merge()
         yield
     finally:
         for layer, weight in zip(layers, kept, strict=True):
-            layer.get_base_layer().weight.data.copy_(weight)
+            base_of(layer).weight.data.copy_(weight)
             layer.merged_adapters.clear()

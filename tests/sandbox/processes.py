@@ -37,7 +37,7 @@ def command(body: str) -> list[str]:
         from arc_seal.sandbox.process import ProcessExecutor
         from tests.sandbox import jobs
         def tell(progress):
-            print(progress.stage, progress.step, flush=True)
+            print(f"{progress.stage} {progress.step}\\n", end="", flush=True)  # whole lines, also from two threads
     """
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(head) + textwrap.dedent(body)]
 

@@ -175,7 +175,7 @@ def test_the_tasks_of_the_experiment_on_choosing_are_apart_from_one_another_and_
     assert known >= {task.id for task, _ in (*training, *held_out)}
 
 
-def test_the_tasks_with_room_are_those_of_the_rule(tmp_path: Path) -> None:
+def test_the_tasks_with_room_are_apart_and_short_and_outside_every_evaluation_set(tmp_path: Path) -> None:
     chosen = read_config(composed(tmp_path, "train", "experiment=room").values, TrainConfig).data
     training, held_out = (entries(specs, data()) for specs in (chosen.train, chosen.held_out))
     assert (len({task.id for task, _ in training}), len({task.id for task, _ in held_out})) == (21, 20)

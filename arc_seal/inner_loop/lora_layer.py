@@ -44,9 +44,11 @@ class FoldingLinear(Linear):
 
     def _worn(self) -> list[tuple[Tensor, Tensor, float]]:
         """A, B and s of every adapter that is worn: [rank, inputs], [outputs, rank], a number."""
-        names = [name for name in self.active_adapters if name in self.lora_A]
-        weights = [(cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight)) for name in names]
-        return [(down, up, self.scaling[name]) for name, (down, up) in zip(names, weights, strict=True)]
+        return [
+            (cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight), self.scaling[name])
+            for name in self.active_adapters
+            if name in self.lora_A
+        ]
 
 
 def base_of(layer: FoldingLinear) -> nn.Linear:

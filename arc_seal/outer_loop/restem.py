@@ -163,10 +163,10 @@ def chosen(rows: Iterable[RolloutRow], how: RestemSettings, seed: int) -> list[R
         by_task.setdefault(row.task, []).append(row)
     kept: list[RolloutRow] = []
     for task, made in sorted(by_task.items()):
-        distinct: dict[str | None, RolloutRow] = {}
         best = rewarded(made, how)
         if how.contrast and len(best) == sum(map(_ran, made)):
             continue
+        distinct: dict[str | None, RolloutRow] = {}
         for row in sorted(best, key=_key):
             distinct.setdefault(row.self_edit, row)
         lessons = list(distinct.values())

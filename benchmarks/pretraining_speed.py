@@ -1,11 +1,12 @@
 """How fast pretraining runs, against the machine's own matrix multiplication.
 
-    python benchmarks/pretraining_speed.py [--network 3m] [--repeats 5] [--compile]
+    python benchmarks/pretraining_speed.py [--network 3m] [--repeats 5] [--device cpu] [--compile]
 
 Both are measured in turn in one process, so the share holds on a machine whose speed drifts. Batches are those of the
 real stream of the training sets' pairs (conf/pretrain.yaml's settings, without generated pairs), made beforehand. A
 token is counted as 6 x parameters of the layers (forward 2, backward 4) plus attention's 3 x 4 x layers x width x mean
-context, halved because it is causal; the optimisers, the head and padding are not counted.
+context, halved because it is causal; the optimisers, the head and padding are not counted. On a GPU the product is of
+bfloat16 matrices, as training's are there.
 """
 
 import argparse
@@ -17,11 +18,12 @@ from itertools import islice
 
 import torch
 from omegaconf import OmegaConf
-from training_speed import matmul_rate
+from training_speed import finish, matmul_rate
 
 from arc_seal.arc.splits import pretraining_tasks
 from arc_seal.models.batch import Batch
 from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
+from arc_seal.models.loading import pick_device
 from arc_seal.places import conf_dir
 from arc_seal.pretraining.contexts import ContextSettings
 from arc_seal.pretraining.loop import update
@@ -40,9 +42,12 @@ def main() -> None:
     parser.add_argument("--network", default="3m")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch-tokens", type=int, default=8192)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
-    network = GridForCausalLM(config_of(arguments.network)).train()
+    device = pick_device(arguments.device)
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    network = torch.nn.Module.to(GridForCausalLM(config_of(arguments.network)).train(), device)
     pools = [(Pool.from_entries(pretraining_tasks()), 1.0)]
     chunks = Chunks(pools, ContextSettings(), arguments.batch_tokens, 0, SelfEditWriter())
     batches = [batch for batch, _ in islice(read_stream(chunks, Position(), 0), BATCHES)]
@@ -53,14 +58,16 @@ def main() -> None:
     for batch in batches:  # the first pass aside
         update(network, reader, batch, optimizers, settings.max_gradient_norm)
     for _ in range(arguments.repeats):
-        matmul = matmul_rate(torch.float32)
+        matmul = matmul_rate(dtype, device)
         start = time.perf_counter()
         for batch in batches:
             update(network, reader, batch, optimizers, settings.max_gradient_norm)
+        finish(device)
         rates.append((matmul, sum(batch.tokens for batch in batches) / (time.perf_counter() - start)))
     operations = sum(flops(network, batch) for batch in batches) / sum(batch.tokens for batch in batches)
     shares = [operations * rate / matmul for matmul, rate in rates]
-    machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    machine = {"machine": chip, "threads": torch.get_num_threads()}
     found = {
         "parameters": network.num_parameters(),
         "tokens_per_s": round(statistics.median(rate for _, rate in rates)),

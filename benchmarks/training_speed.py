@@ -82,14 +82,24 @@ def main() -> None:
     print(json.dumps({**machine, "torch": torch.__version__, **vars(arguments), "rows": rows}))
 
 
-def matmul_rate(dtype: torch.dtype, size: int = 2048, repeats: int = 6) -> float:
-    """FLOP/s of a square matrix product."""
-    left, right = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+def matmul_rate(dtype: torch.dtype, device: torch.device | None = None, repeats: int = 6) -> float:
+    """FLOP/s of a square matrix product, on the CPU unless a device is named."""
+    device = device or torch.device("cpu")
+    size = 2048 if device.type == "cpu" else 8192  # what keeps either busy
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     left @ right
+    finish(device)
     start = time.perf_counter()
     for _ in range(repeats):
         left @ right
+    finish(device)
     return 2 * size**3 * repeats / (time.perf_counter() - start)
+
+
+def finish(device: torch.device) -> None:
+    """Wait for what a GPU still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def training_rate(model: Model, tokens: int, batch_size: int, rank: int, folding: bool = True) -> float:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
+from arc_seal.pretraining.muon import StackedMuon
 from arc_seal.pretraining.section import Section
 
 
@@ -21,10 +22,10 @@ class OptimizerSettings(Section):
 
 
 def make_optimizers(network: nn.Module, settings: OptimizerSettings) -> tuple[Optimizer, ...]:
-    """Muon (as in github.com/KellerJordan/Muon) on the layers' matrices, AdamW on embeddings, output head and norms."""
+    """Muon on the layers' matrices, AdamW on embeddings, output head and norms."""
     matrices, others = list(_matrices(network)), list(_others(network))
     return (
-        Muon(matrices, lr=settings.matrix_rate, weight_decay=settings.weight_decay, momentum=0.95),
+        StackedMuon(matrices, lr=settings.matrix_rate, weight_decay=settings.weight_decay, momentum=0.95),
         AdamW(others, lr=settings.other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     )
 

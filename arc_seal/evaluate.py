@@ -116,13 +116,16 @@ def evaluation(
 
 def recorded(config: "EvaluateConfig") -> dict[str, Any]:
     """What a measurement may not change when it goes on; the candidates matter to the row `fixed` alone."""
+    from arc_seal.outer_loop.provenance import model_settings
+
     shared = {"model", "ttt", "decode", "self_edit", "temperature", "max_tokens", "max_resamples", "toolbox"}
-    return config.model_dump(
+    settings = config.model_dump(
         mode="json",
         by_alias=True,
         include={*shared, "max_training_tokens", "folds"},
         exclude={"self_edit": {"candidates"}},
     )
+    return {**settings, "model": model_settings(settings["model"])}
 
 
 def _report(

@@ -83,7 +83,9 @@ def _job(composed: "Composed") -> None:
 
 def recorded(config: "TrainConfig") -> dict[str, Any]:
     """What a run may not change when it goes on: all but where and how long jobs run, rounds, what `evaluate` asks."""
-    return config.model_dump(
+    from arc_seal.outer_loop.provenance import model_settings
+
+    settings = config.model_dump(
         mode="json",
         by_alias=True,
         exclude={
@@ -93,6 +95,7 @@ def recorded(config: "TrainConfig") -> dict[str, Any]:
             "self_edit": {"candidates"},
         },
     )
+    return {**settings, "model": model_settings(settings["model"])}
 
 
 def reused(config: "TrainConfig") -> "list[RolloutRow]":

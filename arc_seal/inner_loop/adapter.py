@@ -37,10 +37,17 @@ def attached(
         modules: Which layers, as peft's `target_modules` takes it: `all-linear`, or a pattern of their full names.
         beneath: Folder of an adapter that the model wears besides, frozen; None for none.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=modules, task_type="CAUSAL_LM")  # type: ignore[arg-type]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft takes parts of one, too
+        lora_dropout=0.0,
+        target_modules=modules,
+        task_type="CAUSAL_LM",
+        revision=model.weights,  # peft's word for which base weights these go with
+    )
     with _injected(model, config, FRESH, seed) as adapted:
         if beneath is not None:
-            _put_on(adapted, beneath)
+            _put_on(adapted, beneath, model)
             adapted.base_model.set_adapter([FRESH, KEPT])  # type: ignore[operator]
             for name, weight in adapted.named_parameters():
                 weight.requires_grad_(f".{FRESH}." in name)
@@ -63,7 +70,7 @@ def worn(model: "Model", folder: Path) -> Iterator[None]:
             config = PeftConfig.from_pretrained(str(folder))
             config.base_model_name_or_path = None  # where the model lay then; peft warns when it lies elsewhere now
             adapted = stack.enter_context(_injected(model, config, KEPT, seed=0))
-        _put_on(adapted, folder)
+        _put_on(adapted, folder, model)
         stack.enter_context(folded(model.network))
         yield
 
@@ -107,9 +114,18 @@ def _injected(model: "Model", config: PeftConfig, name: str, seed: int) -> Itera
             del model.network.peft_config
 
 
-def _put_on(adapted: PeftModel, folder: Path) -> None:
-    """Load a kept adapter's weights, frozen."""
+def _put_on(adapted: PeftModel, folder: Path, model: "Model") -> None:
+    """Load a kept adapter's weights, frozen.
+
+    Raises:
+        InputError: When they are no adapter's for this model. One of the same model with other weights would load all
+            the same and say nothing sensible.
+    """
     with _readable(folder):
+        base = PeftConfig.from_pretrained(str(folder)).revision
+        if base and model.weights and base != model.weights:
+            where = str(folder / "adapter_config.json")
+            raise InputError(where, "revision", f"{model.weights}, the weights that {model.name} has now", base)
         adapted.load_adapter(folder, KEPT)
 
 

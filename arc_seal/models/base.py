@@ -111,6 +111,11 @@ class Model(Protocol):
         ...
 
     @property
+    def weights(self) -> str | None:
+        """What tells its weights from others; see `models.weights.fingerprint`. None when it is not known."""
+        ...
+
+    @property
     def codec(self) -> Codec:
         """Turns prompts into its tokens."""
         ...

@@ -10,7 +10,7 @@ from arc_seal.models.codec import ChatCodec
 from arc_seal.models.loaded import LoadedModel
 from arc_seal.models.loading import pick_device, pick_dtype, read_network, reading
 from arc_seal.models.source import ChatSource
-from arc_seal.models.weights import resolve
+from arc_seal.models.weights import fingerprint, resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -30,7 +30,8 @@ def load_chat_model(source: ChatSource) -> "ChatModel":
     network = read_network(source.location, folder, dtype)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(source.location, "tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
-    return ChatModel(source.name, torch.nn.Module.to(network, device), tokenizer, source.system)
+    network = torch.nn.Module.to(network, device)
+    return ChatModel(source.name, network, tokenizer, source.system, fingerprint(source.location))
 
 
 def _read_tokenizer(folder: str) -> object:
@@ -50,12 +51,18 @@ class ChatModel(LoadedModel):
         network: A causal language model, on its device.
         tokenizer: Its tokenizer, with a chat template.
         system: What the system says; None leaves it to the chat template.
+        weights: What tells its weights from others, if that is known.
 
     Raises:
         ModelError: When the tokenizer or the output head cannot be used.
     """
 
     def __init__(
-        self, name: str, network: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast", system: str | None = None
+        self,
+        name: str,
+        network: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerFast",
+        system: str | None = None,
+        weights: str | None = None,
     ) -> None:
-        super().__init__(name, network, ChatCodec(tokenizer, system), tokenizer)
+        super().__init__(name, network, ChatCodec(tokenizer, system), tokenizer, weights)

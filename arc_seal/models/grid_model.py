@@ -13,7 +13,7 @@ from arc_seal.models.grid_vocabulary import VOCABULARY
 from arc_seal.models.loaded import LoadedModel
 from arc_seal.models.loading import pick_device, pick_dtype, read_network, reading
 from arc_seal.models.source import GridSource
-from arc_seal.models.weights import resolve
+from arc_seal.models.weights import fingerprint, resolve
 
 
 def load_grid_model(source: GridSource) -> "GridModel":
@@ -33,7 +33,7 @@ def load_grid_model(source: GridSource) -> "GridModel":
     if network.config.vocab_size != VOCABULARY:
         expected, found = f"vocab_size {VOCABULARY}", str(network.config.vocab_size)
         raise ModelError(source.location, "config.json", expected, found)
-    return GridModel(source.name, torch.nn.Module.to(network, device))
+    return GridModel(source.name, torch.nn.Module.to(network, device), fingerprint(source.location))
 
 
 class GridModel(LoadedModel):
@@ -42,6 +42,7 @@ class GridModel(LoadedModel):
     Args:
         name: What results call it.
         network: The network, on its device.
+        weights: What tells its weights from others, if that is known.
 
     Raises:
         ModelError: When its outputs are not numbers.
@@ -49,8 +50,8 @@ class GridModel(LoadedModel):
 
     network: GridForCausalLM
 
-    def __init__(self, name: str, network: GridForCausalLM) -> None:
-        super().__init__(name, network, GridCodec(), grid_tokenizer())
+    def __init__(self, name: str, network: GridForCausalLM, weights: str | None = None) -> None:
+        super().__init__(name, network, GridCodec(), grid_tokenizer(), weights)
 
 
 def grid_tokenizer() -> PreTrainedTokenizerFast:

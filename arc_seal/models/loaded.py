@@ -27,15 +27,22 @@ class LoadedModel:
         network: A causal language model, on its device.
         codec: Turns prompts into its tokens.
         tokenizer: Turns its tokens into text, and back.
+        weights: What tells its weights from others, if that is known.
 
     Raises:
         ModelError: When the output head cannot be used.
     """
 
     def __init__(
-        self, name: str, network: "PreTrainedModel", codec: Codec, tokenizer: "PreTrainedTokenizerFast"
+        self,
+        name: str,
+        network: "PreTrainedModel",
+        codec: Codec,
+        tokenizer: "PreTrainedTokenizerFast",
+        weights: str | None = None,
     ) -> None:
         self.name = name
+        self.weights = weights
         self.network = network
         self.codec = codec
         self._tokenizer = tokenizer

@@ -25,6 +25,9 @@ PACKAGE = "package:"
 
 MANIFEST = "manifest.json"
 
+KINDS = ("*.safetensors", "*.bin")
+"""Files that hold a folder's weights."""
+
 STALE_S = 3600.0
 """A half-made folder that nothing was added to for so long is what a killed conversion left behind."""
 
@@ -49,6 +52,24 @@ def resolve(location: str) -> str:
     if path.is_absolute() or location.startswith((".", "~")):
         raise ModelError(location, "", "a folder, a .gguf file or a hub id", "nothing there")
     return location
+
+
+def fingerprint(location: str) -> str | None:
+    """What tells these weights from others of the same name: 16 hex digits of their files' SHA-256.
+
+    Args:
+        location: As for `resolve`.
+
+    Returns:
+        None for a hub id, which is not looked into, and where there are no weights.
+
+    Raises:
+        ModelError: When the package is not there.
+    """
+    path = _in_package(location) if location.startswith(PACKAGE) else Path(location).expanduser()
+    files = [path] if path.is_file() else sorted(file for kind in KINDS for file in path.glob(kind))
+    digests = "".join(map(_sha256, files))
+    return hashlib.sha256(digests.encode()).hexdigest()[:16] if files else None
 
 
 def converted(gguf: Path, cache: Path | None = None) -> Path:

@@ -1,9 +1,13 @@
-"""Which code a result was made by, and when."""
+"""Which code and which weights a result was made by, and when."""
 
 import os
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+from arc_seal.models.weights import fingerprint
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -38,6 +42,12 @@ def git_commit(package: Path = _PACKAGE) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def model_settings(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings as they are recorded: with what tells its weights from others at the same place."""
+    location = model.get("location")
+    return {**model, "weights": fingerprint(location)} if isinstance(location, str) else dict(model)
 
 
 def utc_now() -> str:

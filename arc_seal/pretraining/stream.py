@@ -91,7 +91,7 @@ def read_stream(chunks: Chunks, begin: Position, workers: int) -> Generator[tupl
         num_workers=workers,
         collate_fn=_as_is,
         prefetch_factor=2 if workers else None,
-        worker_init_fn=leave_interrupts,
+        worker_init_fn=_prepare,
     )
     for number, batches in enumerate(loader, start=begin.chunk):
         for index, batch in enumerate(batches):
@@ -122,6 +122,14 @@ class _Onward(torch.utils.data.Sampler[int]):
         while True:
             yield number
             number += 1
+
+
+def _prepare(worker: int) -> None:
+    """Set a worker process up."""
+    leave_interrupts(worker)
+    # Tensors are shared by name: by open file, the chunks of many workers, or large ones, would be more than the 1,024
+    # files that a process may usually open.
+    torch.multiprocessing.set_sharing_strategy("file_system")
 
 
 def _as_is(batches: list[Batch]) -> list[Batch]:

@@ -1,6 +1,9 @@
 """The stream: the same from anywhere and with any workers, in batches that hold what they say and little padding."""
 
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from arc_seal.pretraining.contexts import ContextSettings, draw_context
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.stream import Chunks, Position, cut, read_stream
 from tests.pretraining.tiny import BATCH_TOKENS, SETTINGS, is_same, tiny_chunks, tiny_pool, write_number
+
+ROOT = Path(__file__).parents[2]
 
 Read = list[tuple[Batch, Position]]
 
@@ -54,6 +59,19 @@ def test_workers_make_the_same_stream(workers: int) -> None:
     whole = read(24)
     assert same(read(24, workers=workers), whole)
     assert same(read(10, whole[11][1], workers), whole[12:22])
+
+
+def test_many_workers_do_with_few_open_files() -> None:
+    script = (
+        "import resource; from itertools import islice\n"
+        "from arc_seal.pretraining.stream import Position, read_stream\n"
+        "from tests.pretraining.tiny import tiny_chunks\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))\n"
+        "print(sum(1 for _ in islice(read_stream(tiny_chunks(chunk_batches=64), Position(), 2), 130)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stdout == "130\n", done.stderr
 
 
 def test_a_stream_is_its_seeds() -> None:

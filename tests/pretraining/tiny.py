@@ -54,10 +54,12 @@ def write_number(rng: np.random.Generator) -> str:
     return f'{{"number":{rng.integers(100)}}}'
 
 
-def tiny_chunks(settings: ContextSettings = SETTINGS, seed: int = 0, pool: Pool | None = None) -> Chunks:
+def tiny_chunks(
+    settings: ContextSettings = SETTINGS, seed: int = 0, pool: Pool | None = None, chunk_batches: int = 8
+) -> Chunks:
     """A stream of two pools."""
     pools = [(pool or tiny_pool(), 0.75), (tiny_pool(tasks=2, seed=1), 0.25)]
-    return Chunks(pools, settings, BATCH_TOKENS, seed, write_number, chunk_batches=8)
+    return Chunks(pools, settings, BATCH_TOKENS, seed, write_number, chunk_batches)
 
 
 def train(

@@ -15,7 +15,8 @@ class StackedMuon(Muon):
 
     A small network's 35 matrices are of 3 shapes: a GPU gets a tenth of the launches, which is what its step waits for.
     And on a CPU the products are in float32: torch's are in bfloat16, a hundred times slower where the processor has no
-    instructions for it (AVX2 alone, as in most laptops).
+    instructions for it (AVX2 alone, as in most laptops). The learning rate is adjusted to a matrix's shape in torch's
+    `original` way alone; `adjust_lr_fn` is not looked at.
     """
 
     @torch.no_grad()
@@ -50,7 +51,7 @@ class StackedMuon(Muon):
 def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
     """The nearest semi-orthogonal matrices, roughly: singular values come to lie between 0.5 and 1.5.
 
-    By Newton-Schulz iteration, in bfloat16 on a GPU and in float32 elsewhere.
+    By Newton-Schulz iteration (github.com/KellerJordan/Muon), in bfloat16 on a GPU and in float32 elsewhere.
 
     Args:
         matrices: [matrices, rows, columns].

@@ -8,10 +8,12 @@
 or of SEAL's, those of at most 500 tokens of context that the grid model does not solve in context (two attempts by votes,
 seed 0). By the order of their ids' hashes the first 24 are held out, the next 60 are trained on.
 
-`room`: of these and of arcagi1/dev, which it was not pretrained on, those of at most 500 tokens of context that the grid
-model does not solve in context and does solve under one fixed self-edit (row `grid/paper_basic_20k` besides; two attempts
-by scores, seed 0). By the order of their ids' hashes the first 20 are held out. The others are trained on, and so are
-those of SEAL's twelve training tasks that are as short and not solved in context.
+`room`: of these, of arcagi1/dev and of SEAL's twelve training tasks, the latter two of which it was not pretrained on,
+those of at most 500 tokens of context that the grid model does not solve in context and on which self-edits differ: of
+self_edit=paper_wide's three fixed candidates (rows `grid/paper_basic`, `grid/paper_all`, `grid/paper_none`) at least one
+solves it and at least one does not (two attempts by scores, seed 0). arcagi1/dev comes first, the others by the order of
+their ids' hashes; the first 20 that are not SEAL's are held out, the next 20 are trained on. Tasks after those need no
+results: run the candidates as they are printed, and stop when there are forty.
 
 The model has seen the tasks that it was pretrained on; the policy, which is what the experiments are about, sees those
 alone that it is trained on.
@@ -28,8 +30,10 @@ from arc_seal.arc.splits import context_tokens, pretraining_tasks
 
 LONGEST = 500
 HELD_OUT, TRAINING = 24, 60
-HELD_OUT_WITH_ROOM = 20
-IN_CONTEXT, FIXED = "grid/in_context", "grid/paper_basic_20k"
+WITH_ROOM = 20
+"""Tasks held out by `room`, and as many trained on."""
+IN_CONTEXT = "grid/in_context"
+FIXED = ("grid/paper_basic", "grid/paper_all", "grid/paper_none")
 
 
 def main() -> None:
@@ -56,20 +60,26 @@ def choice(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
 
 def room(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
     """Trained on, held out."""
-    known, fixed = marks(results, IN_CONTEXT, "reward"), marks(results, FIXED, "reward")
-    improved_on = {f"arcagi1/training/{task.id}" for task, _ in load_tasks("seal/training")}
-    left = [spec for spec in specs if not known(spec)]
-    order = sorted((spec for spec in left if fixed(spec) and spec not in improved_on), key=digest("arc-seal room"))
-    seal = [spec for spec in left if spec in improved_on]
-    return order[HELD_OUT_WITH_ROOM:] + seal, order[:HELD_OUT_WITH_ROOM]
+    known = marks(results, IN_CONTEXT, "reward")
+    solved = [marks(results, row, "reward") for row in FIXED]
+    improved_on = {task.id for task, _ in load_tasks("seal/training")}
+    trained_on: list[str] = []
+    held_out: list[str] = []
+    for spec in specs:
+        part = held_out if len(held_out) < WITH_ROOM and spec.split("/")[-1] not in improved_on else trained_on
+        if len(part) < WITH_ROOM and not known(spec) and len({each(spec) for each in solved}) == 2:
+            part.append(spec)
+    return trained_on, held_out
 
 
 def candidates(unseen: bool) -> list[str]:
-    """What a rule looks at, as specs; `unseen` are tasks that the model was not pretrained on."""
+    """What a rule looks at, as specs and in its order; `unseen` are tasks that the model was not pretrained on."""
     first = {task.id for task, _ in load_tasks("arcagi1/training")}
+    dev = {task.id for task, _ in load_tasks("arcagi1/dev")}
     entries = [*pretraining_tasks(), *(load_tasks("arcagi1/dev", "seal/training") if unseen else [])]
-    short = (task.id for task, _ in entries if context_tokens(task) <= LONGEST)
-    return sorted(f"{'arcagi1' if each in first else 'arcagi2'}/training/{each}" for each in short)
+    short = {task.id for task, _ in entries if context_tokens(task) <= LONGEST}
+    order = sorted(short, key=lambda name: (name not in dev, digest("arc-seal room")(name)))
+    return [f"{'arcagi1' if each in first else 'arcagi2'}/training/{each}" for each in order]
 
 
 def marks(results: Path, row: str, reward: str) -> Callable[[str], bool]:

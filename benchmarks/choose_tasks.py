@@ -12,9 +12,8 @@ seed 0). By the order of their ids' hashes the first 24 are held out, the next 6
 those of at most 500 tokens of context that the grid model does not solve in context and on which self-edits differ: of
 self_edit=paper_wide's three fixed candidates (rows `grid/paper_basic`, `grid/paper_all`, `grid/paper_none`) at least one
 solves it and at least one does not (two attempts by scores, seed 0). arcagi1/dev comes first, the others by the order of
-their ids' hashes; should there be too few, those of at most 700 tokens follow in the same way. The first 20 that are not
-SEAL's are held out, the next 20 are trained on. Tasks after those need no results: run the candidates as they are printed,
-and stop when there are forty.
+their ids' hashes; the first 20 that are not SEAL's are held out, the next 20 are trained on. Tasks after those need no
+results: run the candidates as they are printed, and stop when there are forty.
 
 The model has seen the tasks that it was pretrained on; the policy, which is what the experiments are about, sees those
 alone that it is trained on.
@@ -30,7 +29,6 @@ from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.splits import context_tokens, pretraining_tasks
 
 LONGEST = 500
-LONGEST_WITH_ROOM = 700
 HELD_OUT, TRAINING = 24, 60
 WITH_ROOM = 20
 """Tasks held out by `room`, and as many trained on."""
@@ -69,9 +67,15 @@ def room(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
     held_out: list[str] = []
     for spec in specs:
         part = held_out if len(held_out) < WITH_ROOM and spec.split("/")[-1] not in improved_on else trained_on
-        if len(part) < WITH_ROOM and not known(spec) and len({each(spec) for each in solved}) == 2:
+        if len(part) < WITH_ROOM and not known(spec) and differ(spec, solved):
             part.append(spec)
     return trained_on, held_out
+
+
+def differ(spec: str, solved: Iterable[Callable[[str], bool]]) -> bool:
+    """Whether some self-edits solve a task and others do not."""
+    outcomes = [each(spec) for each in solved]
+    return any(outcomes) and not all(outcomes)
 
 
 def candidates(unseen: bool) -> list[str]:
@@ -79,10 +83,9 @@ def candidates(unseen: bool) -> list[str]:
     first = {task.id for task, _ in load_tasks("arcagi1/training")}
     dev = {task.id for task, _ in load_tasks("arcagi1/dev")}
     entries = [*pretraining_tasks(), *(load_tasks("arcagi1/dev", "seal/training") if unseen else [])]
-    tokens = {task.id: context_tokens(task) for task, _ in entries}
-    longest = LONGEST_WITH_ROOM if unseen else LONGEST
-    short = [each for each in tokens if tokens[each] <= longest]
-    order = sorted(short, key=lambda each: (tokens[each] > LONGEST, each not in dev, digest("arc-seal room")(each)))
+    short = {task.id for task, _ in entries if context_tokens(task) <= LONGEST}
+    hashed = digest("arc-seal room")
+    order = sorted(short, key=lambda each: (each not in dev, hashed(each)))
     return [f"{'arcagi1' if each in first else 'arcagi2'}/training/{each}" for each in order]
 
 

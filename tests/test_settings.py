@@ -181,7 +181,7 @@ def test_the_tasks_with_room_are_apart_and_short_and_outside_every_evaluation_se
     assert (len({task.id for task, _ in training}), len({task.id for task, _ in held_out})) == (20, 20)
     check_apart(training, held_out)
     unseen = load_tasks("arcagi1/dev", "seal/training")
-    known = {task.id for task, _ in (*pretraining_tasks(), *unseen) if context_tokens(task) <= 700}
+    known = {task.id for task, _ in (*pretraining_tasks(), *unseen) if context_tokens(task) <= 500}
     assert known >= {task.id for task, _ in (*training, *held_out)}
     assert not {task.id for task, _ in held_out} & {task.id for task, _ in load_tasks("seal/training")}
 

@@ -34,8 +34,7 @@ from arc_seal.inner_loop.adapter import worn
 from arc_seal.inner_loop.job import FinetuneSettings
 from arc_seal.models.base import Model
 from arc_seal.models.batch import collate
-from arc_seal.models.head import logits_of
-from arc_seal.models.positions import model_positions
+from arc_seal.models.head import logits_of, states_before_targets
 from arc_seal.models.prompt import Prompt, Turn
 from arc_seal.models.source import GridSource
 from arc_seal.outer_loop.ledger import Ledger
@@ -190,10 +189,7 @@ def reading(model: Model, row: RolloutRow, tasks: dict[str, Task], settings: Rol
     asked = self_edit_prompt(tasks[row.task], settings.schema.menu(), settings.example)
     prompt = Prompt((*asked.turns, Turn("assistant", (str(row.self_edit),), target=True)))
     batch = collate([model.bound(model.codec.encode(prompt), settings.schema.json_schema())])
-    hidden = model.network.get_decoder()(
-        input_ids=batch.ids, position_ids=model_positions(batch.positions), use_cache=False
-    ).last_hidden_state  # [1, tokens, width]
-    logits = logits_of(model.network, hidden[batch.where[0], batch.where[1]], None)  # [targets, vocab]
+    logits = logits_of(model.network, states_before_targets(model.network, batch), None)  # [targets, vocab]
     return float(log_softmax(batch.limited(logits), -1).gather(1, batch.labels[:, None]).sum())
 
 

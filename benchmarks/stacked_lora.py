@@ -44,8 +44,7 @@ from arc_seal.models.base import Encoded, Model
 from arc_seal.models.batch import Batch, collate
 from arc_seal.models.grid_model import GridModel
 from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
-from arc_seal.models.head import logits_of
-from arc_seal.models.positions import model_positions
+from arc_seal.models.head import logits_of, states_before_targets
 from arc_seal.models.prompt import demonstrations_prompt
 from arc_seal.places import tools_dir
 from arc_seal.self_edit.augment import augment
@@ -245,11 +244,8 @@ def _losses(model: Model, batches: Sequence[Sequence[Encoded]]) -> Tensor:
     count, rows = len(batches), max(map(len, batches))
     batch: Batch = collate([context for each in batches for context in _filled(each, rows)])
     owner = batch.where[0] // rows  # whose each target is, [targets]
-    hidden = model.network.get_decoder()(
-        input_ids=batch.ids, position_ids=model_positions(batch.positions), use_cache=False
-    ).last_hidden_state
     seen = torch.unique(torch.cat([torch.tensor(model.codec.symbols.all), batch.labels]))
-    logits = logits_of(model.network, hidden[batch.where[0], batch.where[1]], seen)
+    logits = logits_of(model.network, states_before_targets(model.network, batch), seen)
     each = cross_entropy(logits, torch.searchsorted(seen, batch.labels), reduction="none")
     sums = torch.zeros(count).index_add(0, owner, each)
     return sums / torch.bincount(owner, minlength=count)

@@ -20,8 +20,7 @@ from arc_seal.inner_loop.batches import make_batches
 from arc_seal.inner_loop.job import Progress, Report, TrainingRecord, TrainingSettings
 from arc_seal.models.base import Encoded
 from arc_seal.models.batch import Batch, collate
-from arc_seal.models.head import logits_of
-from arc_seal.models.positions import model_positions
+from arc_seal.models.head import logits_of, states_before_targets
 from arc_seal.self_edit.schema import Training
 
 if TYPE_CHECKING:
@@ -114,11 +113,8 @@ def _update(
     max_gradient_norm: float,
 ) -> float:
     """One step of the optimiser; returns the loss before it."""
-    # Attention is causal and padding stands on the right, so no real token ever sees it: no mask is needed.
-    hidden = model.network.get_decoder()(
-        input_ids=batch.ids, position_ids=model_positions(batch.positions), use_cache=False
-    ).last_hidden_state  # [batch, tokens, width]
-    logits = logits_of(model.network, hidden[batch.where[0], batch.where[1]], alphabet)  # [targets, symbols]
+    states = states_before_targets(model.network, batch)  # [targets, width]
+    logits = logits_of(model.network, states, alphabet)  # [targets, symbols]
     labels = batch.labels if alphabet is None else torch.searchsorted(alphabet, batch.labels)
     loss = cross_entropy(batch.limited(logits), labels)
     value = float(loss.detach())

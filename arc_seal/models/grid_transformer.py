@@ -112,9 +112,15 @@ class Attention(nn.Module):
         self.log_sharpness = nn.Parameter(sharpness) if config.revision > 1 else None
 
     def forward(
-        self, hidden: Tensor, asks: Rotation, stands: Rotation, mask: Tensor | None, cache: Cache | None
+        self,
+        hidden: Tensor,
+        asks: Rotation,
+        stands: Rotation,
+        mask: Tensor | None,
+        cache: Cache | None,
+        wanted: Tensor | None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; mask [B, 1, T, K], None for plain causal attention of T over T."""
+        """[B, T, D] -> [B, T, D]; mask [B, 1, T, K], None for plain causal attention of T over T; wanted see Layer."""
         query = asks.turn(self._normed(self._split(self.q_proj(hidden))))  # [B, H, T, D / H]
         if self.log_sharpness is not None:
             query = query * self.log_sharpness.exp()[:, None, None]
@@ -123,7 +129,7 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.update(key, value, self.layer)  # [B, H, K, D / H]
         mixed = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)  # [B, H, T, D / H]
-        output: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
+        output: Tensor = self.o_proj(_picked(mixed.transpose(1, 2).flatten(2), wanted))
         return output
 
     def _split(self, projected: Tensor) -> Tensor:
@@ -163,12 +169,24 @@ class Layer(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(
-        self, hidden: Tensor, asks: Rotation, stands: Rotation, mask: Tensor | None, cache: Cache | None
+        self,
+        hidden: Tensor,
+        asks: Rotation,
+        stands: Rotation,
+        mask: Tensor | None,
+        cache: Cache | None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        hidden = hidden + self.attention(self.attention_norm(hidden), asks, stands, mask, cache)
+        """[B, T, D] -> [B, T, D], or of the N tokens at the rows and columns `wanted`, [2, N] -> [N, D]."""
+        attended = self.attention(self.attention_norm(hidden), asks, stands, mask, cache, wanted)
+        hidden = _picked(hidden, wanted) + attended
         output: Tensor = hidden + self.feed_forward(self.feed_forward_norm(hidden))
         return output
+
+
+def _picked(hidden: Tensor, wanted: Tensor | None) -> Tensor:
+    """[B, T, D], [2, N] -> [N, D]; everything where nothing else is wanted."""
+    return hidden if wanted is None else hidden[wanted[0], wanted[1]]
 
 
 class Whereabouts(nn.Module):
@@ -235,6 +253,7 @@ class GridTransformer(GridPreTrainedModel):
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool = False,
+        wanted: Tensor | None = None,
         **ignored: Any,
     ) -> BaseModelOutputWithPast:
         """Read tokens.
@@ -246,10 +265,12 @@ class GridTransformer(GridPreTrainedModel):
             past_key_values: Keys and values of the tokens before.
             use_cache: Whether to hand back keys and values.
             output_hidden_states: Whether to hand back what every layer was given, [B, T, D] each.
+            wanted: Row and column of the tokens whose last hidden states are wanted, [2, N]; None for all. For the
+                others the last layer does nothing but attend.
             ignored: What Hugging Face passes to every model.
 
         Returns:
-            Last hidden states [B, T, D], and the cache.
+            Last hidden states, [B, T, D] or [N, D], and the cache.
         """
         if input_ids is None:
             raise ValueError("a grid model reads input_ids: a query's place follows from its token")
@@ -271,12 +292,12 @@ class GridTransformer(GridPreTrainedModel):
         before = cache.get_seq_length() if cache is not None else 0
         mask = causal_mask(input_ids.shape[1], before, attention_mask, hidden.device)
         states = []
-        embedded = hidden
+        embedded, last = hidden, len(self.layers) - 1
         for number, layer in enumerate(self.layers):
             states.append(hidden)
             if self.mixing is not None:
                 hidden = self.mixing[number, 0] * hidden + self.mixing[number, 1] * embedded
-            hidden = layer(hidden, asks, stands, mask, cache)
+            hidden = layer(hidden, asks, stands, mask, cache, wanted if number == last else None)
         hidden = self.norm(hidden)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,

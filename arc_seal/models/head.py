@@ -1,4 +1,4 @@
-"""The output head, for some tokens only.
+"""The end of a network, for some tokens only: hidden states where a target stands, logits of what a target can be.
 
 A grid has twelve symbols and a language model tens of thousands: computing the logits of the others would
 cost a 135M-parameter model more than a quarter of its forward pass and tell nothing.
@@ -10,9 +10,29 @@ import torch
 from torch import Tensor
 
 from arc_seal.errors import ModelError
+from arc_seal.models.batch import Batch
+from arc_seal.models.grid_transformer import GridTransformer
+from arc_seal.models.positions import model_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def states_before_targets(network: "PreTrainedModel", batch: Batch) -> Tensor:
+    """Last hidden states of the tokens that predict a target, [targets, width]; the grid model ends with no others.
+
+    Args:
+        network: A causal language model.
+        batch: Contexts side by side. Attention is causal and padding stands on the right, so no real token ever sees
+            it: no mask is needed.
+    """
+    decoder, where = network.get_decoder(), batch.where
+    reading = {"input_ids": batch.ids, "position_ids": model_positions(batch.positions), "use_cache": False}
+    if isinstance(decoder, GridTransformer):
+        states: Tensor = decoder(**reading, wanted=where).last_hidden_state
+        return states
+    states = decoder(**reading).last_hidden_state[where[0], where[1]]  # [batch, tokens, width] -> [targets, width]
+    return states
 
 
 def logits_of(network: "PreTrainedModel", hidden: Tensor, tokens: Tensor | None) -> Tensor:

@@ -284,6 +284,18 @@ def test_hidden_states_are_what_logits_are_made_of(network: GridForCausalLM) -> 
     check_head(network, torch.tensor(CODEC.symbols.all))
 
 
+def test_hidden_states_of_some_tokens_are_those_among_all(network: GridForCausalLM) -> None:
+    ids, places, _ = padded(CONTEXTS, left=False)
+    wanted = torch.tensor([[2, 0, 0, 1], [5, 3, 7, 2]])
+    everything = network.model(input_ids=ids, position_ids=places).last_hidden_state
+    fed: list[torch.Size] = []
+    last = network.model.layers[-1].feed_forward
+    with last.register_forward_pre_hook(lambda _, given: fed.append(given[0].shape)):
+        some = network.model(input_ids=ids, position_ids=places, wanted=wanted).last_hidden_state
+    assert near(some, everything[wanted[0], wanted[1]])
+    assert fed == [(4, network.config.hidden_size)]  # no others were computed
+
+
 def test_saved_and_read_again(network: GridForCausalLM, tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)

@@ -2,7 +2,8 @@
 
 - *an hour*: roll-outs in an hour of wall time in which the executor had at least one roll-out under way. In the table
   of one self-edit, beside which others ran: in an hour of the seconds spent on it, divided by the workers.
-- *against plain*: the ratio of that to the baseline's, over the roll-outs that both have done.
+- *against plain*: the ratio of that to the baseline's, over the roll-outs that both have done; in brackets the 95 %
+  interval of a bootstrap over tasks, of the seconds spent on them divided by the workers.
 - *over tasks*: median and range of the tasks' own ratios: of the seconds spent on a task, divided by the workers.
 - *target tokens*: the same ratio for target tokens learnt in an hour. One pass of arc-seal's learns more outputs than
   one of the baseline's, unless `--plain-passes outputs` gives the baseline a pass for each.
@@ -16,8 +17,13 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 Row = dict[str, Any]
 """One roll-out, as rollouts_per_hour.py keeps it."""
+
+DRAWS = 10_000
+"""Sets of tasks that the bootstrap draws."""
 
 Seconds = Callable[[Iterable[Row]], float]
 """What roll-outs have taken."""
@@ -103,9 +109,19 @@ def _ratios(own: Sequence[Row], plain: Sequence[Row], seconds: Seconds) -> tuple
     together = seconds(plain) / seconds(own)
     learnt, learnt_by_plain = (sum(row["targets"] for row in rows) for rows in (own, plain))
     of_tasks = [[[row for row in rows if row["task"] == task] for rows in (own, plain)] for task in _tasks(own)]
-    each = [spent_s(by_plain) / spent_s(by_own) for by_own, by_plain in of_tasks]
+    spent = np.array([[spent_s(by_plain), spent_s(by_own)] for by_own, by_plain in of_tasks])  # [tasks, 2]
+    each = (spent[:, 0] / spent[:, 1]).tolist()
+    low, high = _interval(spent)
     spread = f"{median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
-    return f"{together:.2f}", spread, f"{together * learnt / max(1, learnt_by_plain):.2f}"
+    return f"{together:.2f} ({low:.2f} to {high:.2f})", spread, f"{together * learnt / max(1, learnt_by_plain):.2f}"
+
+
+def _interval(spent: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the ratio of the sums of two columns, [tasks, 2], by a bootstrap over tasks."""
+    drawn = np.random.default_rng(0).integers(0, len(spent), (DRAWS, len(spent)))  # [draws, tasks]
+    sums = spent[drawn].sum(1)  # [draws, 2]
+    low, high = np.percentile(sums[:, 0] / sums[:, 1], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _what(row: Row) -> tuple[str, str]:

@@ -19,11 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from arc_seal.outer_loop.statistics import DRAWS
+
 Row = dict[str, Any]
 """One roll-out, as rollouts_per_hour.py keeps it."""
-
-DRAWS = 10_000
-"""Sets of tasks that the bootstrap draws."""
 
 Seconds = Callable[[Iterable[Row]], float]
 """What roll-outs have taken."""
@@ -128,5 +127,6 @@ def _what(row: Row) -> tuple[str, str]:
     return row["task"], row["edit"]
 
 
-def _tasks(rows: Iterable[Row]) -> set[str]:
-    return {row["task"] for row in rows}
+def _tasks(rows: Iterable[Row]) -> list[str]:
+    """In the same order every time, so that the bootstrap draws the same sets."""
+    return sorted({row["task"] for row in rows})

@@ -120,7 +120,7 @@ class Attention(nn.Module):
         cache: Cache | None,
         wanted: Tensor | None,
     ) -> Tensor:
-        """[B, T, D] -> [B, T, D]; mask [B, 1, T, K], None for plain causal attention of T over T; wanted see Layer."""
+        """[B, T, D] -> [B, T, D]; mask [B, 1, T, K], None for plain causal attention. For `wanted` see Layer."""
         query = asks.turn(self._normed(self._split(self.q_proj(hidden))))  # [B, H, T, D / H]
         if self.log_sharpness is not None:
             query = query * self.log_sharpness.exp()[:, None, None]

@@ -19,20 +19,24 @@ if TYPE_CHECKING:
 
 
 def states_before_targets(network: "PreTrainedModel", batch: Batch) -> Tensor:
-    """Last hidden states of the tokens that predict a target, [targets, width]; the grid model ends with no others.
+    """Last hidden states of the tokens that predict a target; the grid model computes no others.
+
+    Attention is causal and padding stands on the right, so no real token ever sees it: no mask is needed.
 
     Args:
         network: A causal language model.
-        batch: Contexts side by side. Attention is causal and padding stands on the right, so no real token ever sees
-            it: no mask is needed.
+        batch: Contexts side by side, padded on the right.
+
+    Returns:
+        [targets, width].
     """
-    decoder, where = network.get_decoder(), batch.where
+    decoder = network.get_decoder()
     reading = {"input_ids": batch.ids, "position_ids": model_positions(batch.positions), "use_cache": False}
     if isinstance(decoder, GridTransformer):
-        states: Tensor = decoder(**reading, wanted=where).last_hidden_state
+        states: Tensor = decoder(**reading, wanted=batch.where).last_hidden_state
         return states
-    states = decoder(**reading).last_hidden_state[where[0], where[1]]  # [batch, tokens, width] -> [targets, width]
-    return states
+    everything: Tensor = decoder(**reading).last_hidden_state  # [batch, tokens, width]
+    return everything[batch.where[0], batch.where[1]]
 
 
 def logits_of(network: "PreTrainedModel", hidden: Tensor, tokens: Tensor | None) -> Tensor:

@@ -1,6 +1,8 @@
-"""Adapters folded into the weights: the same sums, and nothing left behind."""
+"""Adapters with less work than peft's: the same sums, and nothing left behind."""
 
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -44,29 +46,57 @@ def test_a_layer_folds_where_that_is_less_work(rank: int, tokens: int, expected:
     layer = FoldingLinear(torch.nn.Linear(256, 256), "default", config, r=rank, lora_alpha=rank)
     inputs = torch.zeros(1, 1, 256).expand(2, tokens // 2, 256)
     assert layer._folds(inputs) is expected
-    assert not layer._folds(inputs.bfloat16())
     with torch.no_grad():
         assert not layer._folds(inputs)
 
 
-def test_outputs_and_gradients_are_those_of_peft(model: Model) -> None:
-    for layer_alpha in (32.0, 8.0):
-        with attached(model, 32, layer_alpha, seed=1):
-            moved(model)
-            for layer in layers(model):
-                inputs = torch.randn(2, 50, layer.in_features, generator=torch.Generator().manual_seed(2))
-                inputs.requires_grad_()
-                adapter = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
-                assert layer._folds(inputs)
-                ours, theirs = layer(inputs), Linear.forward(layer, inputs)
-                assert torch.allclose(ours, theirs, atol=1e-5)
-                wanted = [inputs, *adapter]
-                for our, their in zip(
-                    torch.autograd.grad(ours.square().sum(), wanted),
-                    torch.autograd.grad(theirs.square().sum(), wanted),
-                    strict=True,
-                ):
-                    assert torch.allclose(our, their, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize(("tokens", "folds"), [(50, True), (1, False)])
+@pytest.mark.parametrize("alpha", [32.0, 8.0])
+def test_outputs_and_gradients_are_those_of_peft(model: Model, tokens: int, folds: bool, alpha: float) -> None:
+    with attached(model, 32, alpha, seed=1):
+        moved(model)
+        for layer in layers(model):
+            inputs = torch.randn(2, tokens, layer.in_features, generator=torch.Generator().manual_seed(2))
+            inputs.requires_grad_()
+            adapter = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+            assert layer._folds(inputs) is folds
+            ours, theirs = layer(inputs), Linear.forward(layer, inputs)
+            assert torch.allclose(ours, theirs, atol=1e-5)
+            wanted = [inputs, *adapter]
+            for our, their in zip(
+                torch.autograd.grad(ours.square().sum(), wanted),
+                torch.autograd.grad(theirs.square().sum(), wanted),
+                strict=True,
+            ):
+                assert torch.allclose(our, their, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("unusual", [{"use_dora": True}, {"lora_bias": True}, {"lora_dropout": 0.5}])
+@pytest.mark.parametrize("rank", [4, 64])
+def test_what_is_more_than_a_and_b_is_left_to_peft(rank: int, unusual: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(r=rank, lora_alpha=rank, **unusual)
+    layer = FoldingLinear(torch.nn.Linear(32, 32), "default", config, r=rank, lora_alpha=rank)
+    for weight in layer.lora_B["default"].parameters():
+        torch.nn.init.normal_(weight)
+    inputs = torch.randn(2, 200, 32)
+    outputs = []
+    for forward in (layer, partial(Linear.forward, layer)):
+        torch.manual_seed(1)
+        outputs.append(forward(inputs))
+    assert torch.equal(*outputs)
+
+
+def test_precisions_may_differ(model: Model) -> None:
+    """Adapters of 32 bits on weights of 16, which is what peft makes of them."""
+    model.network.to(torch.bfloat16)
+    with attached(model, 4, 4.0, seed=0):
+        moved(model)
+        assert {weight.dtype for weight in model.network.parameters()} == {torch.bfloat16, torch.float32}
+        ours = hidden(model)
+        for layer in layers(model):
+            layer.__class__ = Linear
+        assert torch.equal(ours, hidden(model))
 
 
 def test_predictions_are_the_same_folded_and_the_weights_come_back(model: Model) -> None:

@@ -11,7 +11,7 @@ from arc_seal.command import command
 if TYPE_CHECKING:
     from arc_seal.config import Composed, TrainConfig
     from arc_seal.outer_loop.ledger_rows import RolloutRow
-    from arc_seal.outer_loop.restem import RoundSummary
+    from arc_seal.outer_loop.round_summary import RoundSummary
 
 USAGE = """\
 Train a policy by ReST-EM: sample self-edits, try each in the sandbox, imitate those that were rewarded.
@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
 def _job(composed: "Composed") -> None:
     from arc_seal.config import TrainConfig, make, read_config
     from arc_seal.outer_loop.ledger import Ledger
-    from arc_seal.outer_loop.restem import LEDGER, POLICIES, check_solutions, restem, summarise
+    from arc_seal.outer_loop.restem import LEDGER, POLICIES, check_solutions, restem
+    from arc_seal.outer_loop.round_summary import summarise
     from arc_seal.settings import entries, restem_settings, rollout_settings
     from arc_seal.ui.rollouts import RolloutsView
     from arc_seal.ui.terminal import terminal_console

@@ -10,7 +10,7 @@ from rich.console import Console
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.outer_loop.ledger_rows import PolicyRow, ProposalRow, RolloutRow
-from arc_seal.outer_loop.restem import RoundSummary, summarise
+from arc_seal.outer_loop.round_summary import RoundSummary, summarise
 from arc_seal.ui.live_line import LiveLine
 from arc_seal.ui.progress import duration
 

@@ -27,11 +27,11 @@ class FoldingLinear(Linear):
         return self._folded(x) if self._folds(x) else self._apart(x)
 
     def _plain(self, x: Tensor) -> bool:
-        """Whether A and B are all there is to what is worn, and nothing has to be converted for them."""
-        names = [name for name in self.active_adapters if name in self.lora_A]
-        weights = [base_of(self).weight, *(pair[name].weight for pair in (self.lora_A, self.lora_B) for name in names)]
+        """Whether A and B are all there is to what is worn, and all is of one precision; peft does the rest."""
+        weights = [base_of(self).weight, *(weight for down, up, _ in self._worn() for weight in (down, up))]
         return all(weight.dtype == x.dtype for weight in weights) and not any(
-            name in self.lora_variant or self.lora_B[name].bias is not None or self._drops(name) for name in names
+            name in self.lora_variant or self.lora_B[name].bias is not None or self._drops(name)
+            for name in self._names()
         )
 
     def _drops(self, name: str) -> bool:
@@ -39,6 +39,7 @@ class FoldingLinear(Linear):
         return dropout.training and not isinstance(dropout, nn.Identity)
 
     def _folded(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs], as (W + s B A) x."""
         base = base_of(self)
         weight: Tensor = base.weight
         for down, up, scale in self._worn():
@@ -46,6 +47,7 @@ class FoldingLinear(Linear):
         return linear(x, weight, base.bias)
 
     def _apart(self, x: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs], as W x + s B (A x)."""
         base, rows = base_of(self), x.reshape(-1, x.shape[-1])  # [tokens, inputs]
         output = linear(rows, base.weight, base.bias)  # [tokens, outputs]
         for down, up, scale in self._worn():
@@ -71,9 +73,12 @@ class FoldingLinear(Linear):
         """A, B and s of every adapter that is worn: [rank, inputs], [outputs, rank], a number."""
         return [
             (cast(Tensor, self.lora_A[name].weight), cast(Tensor, self.lora_B[name].weight), self.scaling[name])
-            for name in self.active_adapters
-            if name in self.lora_A
+            for name in self._names()
         ]
+
+    def _names(self) -> list[str]:
+        """The adapters that are worn and that are on this layer."""
+        return [name for name in self.active_adapters if name in self.lora_A]
 
 
 def base_of(layer: FoldingLinear) -> nn.Linear:

@@ -4,15 +4,21 @@ Hydra 1.3 takes no positional argument, wants its flags together, and reads a ta
 the number 25e02866. `rewrite` is the one place that knows this.
 """
 
-import difflib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from arc_seal.errors import InputError
+from arc_seal import __version__, cli
+from arc_seal.errors import Diverged, InputError, suggestion
+from arc_seal.files import conf_dir
+
+if TYPE_CHECKING:
+    from arc_seal.config import Composed
 
 SWITCHES = frozenset({"-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help", "-sc", "--shell-completion"})
 """Hydra's flags without a value."""
@@ -117,12 +123,6 @@ def help_text(command: str, usage: str, conf: Path) -> str:
     )
 
 
-def suggestion(wrong: str, known: Sequence[str]) -> str:
-    """` (did you mean ...?)` for the name nearest to a wrong one, or nothing."""
-    near = difflib.get_close_matches(wrong, known, n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
 def _resolved(option: str, chosen: dict[str, str]) -> str:
     """The option itself, or that of the group which it follows, written `${group}`."""
     return chosen.get(option.removeprefix("${").removesuffix("}"), option)
@@ -222,3 +222,57 @@ def _json_values(text: str) -> list[str]:
         values.append(text[start:end])
         start = end + 1
     return values
+
+
+# What the commands that take no task have in common: help, version, errors in one line, exit codes.
+
+
+def command(name: str, usage: str, argv: Sequence[str], job: "Callable[[Composed], None]") -> int:
+    """Run a command whose runs can be gone on with.
+
+    Args:
+        name: The command's name, which is its configuration's too.
+        usage: What `--help` prints first.
+        argv: Arguments without the program's name.
+        job: The work on one composed configuration.
+
+    Returns:
+        0 when all is done, 1 when training diverged, 2 for bad input, 130 when interrupted.
+    """
+    try:
+        return _run(name, usage, argv, job)
+    except (InputError, Diverged) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1 if isinstance(error, Diverged) else 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _run(name: str, usage: str, argv: Sequence[str], job: "Callable[[Composed], None]") -> int:
+    if {"-h", "--help"} & set(argv):
+        print(cli.help_text(name, usage, conf_dir()), end="")
+        return 0
+    if "--version" in argv:
+        print(f"arc-seal {__version__}")
+        return 0
+    arguments = cli.rewrite(argv)
+    stranger = next((argument for argument in arguments if argument.startswith("task=")), None)
+    if stranger is not None:
+        typed = stranger.removeprefix("task=").strip("'")
+        raise InputError(typed, "", "settings as NAME=VALUE (or --help)", "a bare argument")
+
+    from arc_seal.config import launch  # Hydra and pydantic, which --help does without
+
+    diverged: list[Diverged] = []
+
+    def once(composed: "Composed") -> None:
+        try:
+            job(composed)
+        except Diverged as error:  # Hydra would print more than the one line
+            diverged.append(error)
+
+    launch(name, arguments, once)
+    if diverged:
+        raise diverged[0]
+    return 0

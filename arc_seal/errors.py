@@ -14,6 +14,8 @@
 Anything else that is raised is a programming error and is meant to be seen.
 """
 
+import difflib
+from collections.abc import Sequence
 from enum import StrEnum
 
 
@@ -100,3 +102,9 @@ class OutOfMemory(JobFailure):
     """The job asked for more memory than it was given."""
 
     status = Status.OUT_OF_MEMORY
+
+
+def suggestion(wrong: str, known: Sequence[str]) -> str:
+    """` (did you mean ...?)` for the name nearest to a wrong one, or nothing."""
+    near = difflib.get_close_matches(wrong, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

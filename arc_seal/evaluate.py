@@ -5,16 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arc_seal.command import command
+from arc_seal.cli import command
 
 if TYPE_CHECKING:
     from arc_seal.arc.grid import Grid
-    from arc_seal.arc.task_file import Entry
+    from arc_seal.arc.task import Entry
     from arc_seal.config import Composed, EvaluateConfig
     from arc_seal.inner_loop.job import Attempt
     from arc_seal.outer_loop.evaluate import Evaluation, RowName
-    from arc_seal.outer_loop.ledger import Ledger
-    from arc_seal.outer_loop.ledger_rows import RolloutRow
+    from arc_seal.outer_loop.ledger import Ledger, RolloutRow
 
 USAGE = """\
 Measure ways to solve the same tasks, side by side: in context, random self-edits, the policy before and after training.
@@ -47,13 +46,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _job(composed: "Composed") -> None:
-    from arc_seal.config import EvaluateConfig, make, read_config
+    from arc_seal.config import EvaluateConfig, check_apart, entries, make, read_config, restem_settings
     from arc_seal.outer_loop.evaluate import evaluate
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER
-    from arc_seal.settings import check_apart, entries, restem_settings
-    from arc_seal.ui.rollouts import RolloutsView
-    from arc_seal.ui.terminal import terminal_console
+    from arc_seal.ui.views import RolloutsView, terminal_console
 
     config = read_config(composed.values, EvaluateConfig)
     held_out, training = (entries(specs, config.data) for specs in (config.data.held_out, config.data.train))
@@ -95,9 +92,9 @@ def evaluation(
         training: The tasks to choose the fixed self-edit on.
         ledger: The run's, which says what policies there are.
     """
+    from arc_seal.config import rollout_settings
     from arc_seal.outer_loop.evaluate import Evaluation
     from arc_seal.outer_loop.restem import POLICIES, wearing
-    from arc_seal.settings import rollout_settings
 
     settings = rollout_settings(config, seed, "policy")
     policy = ledger.policy("train", config.round - 1) if config.round else ledger.last_policy("train")
@@ -116,7 +113,7 @@ def evaluation(
 
 def recorded(config: "EvaluateConfig") -> dict[str, Any]:
     """What a measurement may not change when it goes on; the candidates matter to the row `fixed` alone."""
-    from arc_seal.outer_loop.provenance import model_settings
+    from arc_seal.outer_loop.rollout import model_settings
 
     shared = {"model", "ttt", "decode", "self_edit", "temperature", "max_tokens", "max_resamples", "toolbox"}
     settings = config.model_dump(
@@ -134,13 +131,11 @@ def _report(
     entries: "Sequence[Entry]",
     folder: Path,
 ) -> None:
-    from arc_seal.arc.json_file import write_json
-    from arc_seal.arc.submission import submission, write_submission
+    from arc_seal.arc.task import submission, write_json, write_submission
     from arc_seal.outer_loop.evaluate import TITLES, table_rows
-    from arc_seal.outer_loop.table import make_table, to_json
-    from arc_seal.outer_loop.table_text import to_markdown
-    from arc_seal.ui.tables import evaluation as shown
-    from arc_seal.ui.terminal import terminal_console
+    from arc_seal.outer_loop.table import make_table, to_json, to_markdown
+    from arc_seal.ui.views import evaluation as shown
+    from arc_seal.ui.views import terminal_console
 
     trained, untrained, fixed = TITLES["seal"], TITLES["untrained"], TITLES["fixed"]
     rows, facts = table_rows(config.rows, by_seed, entries), run_facts(config, by_seed)
@@ -172,8 +167,7 @@ def run_facts(
     config: "EvaluateConfig", by_seed: "Mapping[int, Mapping[RowName, Sequence[RolloutRow]]]"
 ) -> dict[str, Any]:
     """What was measured, for whoever reads the table later."""
-    from arc_seal.outer_loop.provenance import git_commit
-    from arc_seal.outer_loop.rollout import versions
+    from arc_seal.outer_loop.rollout import git_commit, versions
 
     return {
         "model": config.model.get("name", config.model["_target_"]),

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from arc_seal.command import command
+from arc_seal.cli import command
 
 if TYPE_CHECKING:
     from arc_seal.config import Composed
@@ -43,8 +43,7 @@ def main(argv: Sequence[str]) -> int:
 def _job(composed: "Composed") -> None:
     from arc_seal.config import make, read_config
     from arc_seal.pretraining.run import PretrainConfig, run
-    from arc_seal.ui.pretraining import PretrainingView
-    from arc_seal.ui.terminal import terminal_console
+    from arc_seal.ui.views import PretrainingView, terminal_console
 
     config = read_config(composed.values, PretrainConfig)
     view = PretrainingView(terminal_console())

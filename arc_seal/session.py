@@ -8,14 +8,12 @@ from typing import Any, Self
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Solution, Task
-from arc_seal.config import Composed, SolveConfig, make, read_config, run_name
+from arc_seal.config import Composed, SolveConfig, make, read_config, run_name, solve_settings
 from arc_seal.errors import InputError, Status
-from arc_seal.outer_loop.solver import solve_task
-from arc_seal.sandbox.base import Executor
-from arc_seal.settings import solve_settings
+from arc_seal.outer_loop.solve import solve_task
+from arc_seal.sandbox.worker import Executor
 from arc_seal.ui.run_folder import Run, write_run, write_sweep
-from arc_seal.ui.summary import summary
-from arc_seal.ui.terminal import View, recording_console, terminal_console
+from arc_seal.ui.views import View, recording_console, summary, terminal_console
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from arc_seal import __version__, cli
 from arc_seal.errors import InputError
-from arc_seal.places import conf_dir
+from arc_seal.files import conf_dir
 
 USAGE = """\
 Solve ARC tasks: a language model writes a self-edit, trains on it, and predicts the test outputs.

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from arc_seal.command import command
+from arc_seal.cli import command
 
 if TYPE_CHECKING:
     from arc_seal.config import Composed, TrainConfig
-    from arc_seal.outer_loop.ledger_rows import RolloutRow
-    from arc_seal.outer_loop.round_summary import RoundSummary
+    from arc_seal.outer_loop.ledger import RolloutRow
+    from arc_seal.outer_loop.restem import RoundSummary
 
 USAGE = """\
 Train a policy by ReST-EM: sample self-edits, try each in the sandbox, imitate those that were rewarded.
@@ -47,13 +47,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _job(composed: "Composed") -> None:
-    from arc_seal.config import TrainConfig, make, read_config
+    from arc_seal.config import TrainConfig, entries, make, read_config, restem_settings, rollout_settings
     from arc_seal.outer_loop.ledger import Ledger
-    from arc_seal.outer_loop.restem import LEDGER, POLICIES, check_solutions, restem
-    from arc_seal.outer_loop.round_summary import summarise
-    from arc_seal.settings import entries, restem_settings, rollout_settings
-    from arc_seal.ui.rollouts import RolloutsView
-    from arc_seal.ui.terminal import terminal_console
+    from arc_seal.outer_loop.restem import LEDGER, POLICIES, check_solutions, restem, summarise
+    from arc_seal.ui.views import RolloutsView, terminal_console
 
     config = read_config(composed.values, TrainConfig)
     tasks = entries(config.data.train, config.data)
@@ -84,7 +81,7 @@ def _job(composed: "Composed") -> None:
 
 def recorded(config: "TrainConfig") -> dict[str, Any]:
     """What a run may not change when it goes on: all but where and how long jobs run, rounds, what `evaluate` asks."""
-    from arc_seal.outer_loop.provenance import model_settings
+    from arc_seal.outer_loop.rollout import model_settings
 
     settings = config.model_dump(
         mode="json",

@@ -28,23 +28,17 @@ from torch.nn.functional import log_softmax, softmax
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Task
-from arc_seal.config import Composed, TrainConfig, launch, read_config
+from arc_seal.config import Composed, TrainConfig, launch, read_config, restem_settings, rollout_settings
 from arc_seal.errors import Status
-from arc_seal.inner_loop.adapter import worn
-from arc_seal.inner_loop.job import FinetuneSettings
-from arc_seal.models.base import Model
-from arc_seal.models.batch import collate
-from arc_seal.models.head import logits_of, states_before_targets
-from arc_seal.models.prompt import Prompt, Turn
-from arc_seal.models.source import GridSource
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import RolloutRow
-from arc_seal.outer_loop.lesson import Lesson
-from arc_seal.outer_loop.policy import FinetuneJob, self_edit_prompt
+from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, Lesson, self_edit_prompt
+from arc_seal.inner_loop.lora import worn
+from arc_seal.models.model import collate, logits_of, states_before_targets
+from arc_seal.models.prompt import Model, Prompt, Turn
+from arc_seal.models.weights import GridSource
+from arc_seal.outer_loop.ledger import Ledger, RolloutRow
 from arc_seal.outer_loop.restem import chosen
 from arc_seal.outer_loop.rollout import RolloutSettings
 from arc_seal.outer_loop.statistics import auc_within_tasks
-from arc_seal.settings import restem_settings, rollout_settings
 
 
 def main() -> None:

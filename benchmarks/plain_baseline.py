@@ -51,11 +51,9 @@ from arc_seal.arc.task import Demonstration
 from arc_seal.errors import GridError, OverBudget
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Report, Result, TrainingRecord
 from arc_seal.inner_loop.vote import vote
-from arc_seal.models.base import Encoded, GridSymbols, Model, ModelSource
-from arc_seal.models.positions import model_positions
-from arc_seal.models.prompt import demonstrations_prompt, query_prompt
-from arc_seal.sandbox.base import Job, Limits, Outcome, R
-from arc_seal.sandbox.inline import InlineExecutor
+from arc_seal.models.generate import model_positions
+from arc_seal.models.prompt import Encoded, GridSymbols, Model, ModelSource, demonstrations_prompt, query_prompt
+from arc_seal.sandbox.worker import InlineExecutor, Job, Limits, Outcome, R
 from arc_seal.self_edit.augment import NamedView, augment, views
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.toolbox import Toolbox

@@ -21,16 +21,14 @@ from omegaconf import OmegaConf
 from training_speed import finish, matmul_rate
 
 from arc_seal.arc.splits import pretraining_tasks
-from arc_seal.models.batch import Batch
-from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
-from arc_seal.models.loading import pick_device
-from arc_seal.places import conf_dir
-from arc_seal.pretraining.contexts import ContextSettings
+from arc_seal.files import conf_dir
+from arc_seal.models.grid_network import GridConfig, GridForCausalLM
+from arc_seal.models.model import Batch, pick_device
 from arc_seal.pretraining.loop import update
-from arc_seal.pretraining.optimizer import OptimizerSettings, make_optimizers
+from arc_seal.pretraining.optim import OptimizerSettings, make_optimizers
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.run import SelfEditWriter
-from arc_seal.pretraining.stream import Chunks, Position, read_stream
+from arc_seal.pretraining.stream import Chunks, ContextSettings, Position, read_stream
 
 BATCHES = 3
 """Batches of one measurement."""

@@ -35,23 +35,20 @@ from rollouts_table import Row, table
 from transformers.utils import logging
 
 from arc_seal.arc.datasets import load_tasks
-from arc_seal.arc.task import Solution, Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Entry, Solution, Task
 from arc_seal.errors import Status
+from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
-from arc_seal.models.base import ModelSource
-from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
-from arc_seal.models.source import ChatSource, GridSource, ScriptedSource
-from arc_seal.outer_loop.crew import concurrently
+from arc_seal.models.grid_network import GridConfig, GridForCausalLM
+from arc_seal.models.prompt import ModelSource
+from arc_seal.models.weights import ChatSource, GridSource, ScriptedSource
+from arc_seal.outer_loop.collect import concurrently
 from arc_seal.outer_loop.rollout import Proposal, Rollout, RolloutSettings, roll_out
-from arc_seal.places import tools_dir
-from arc_seal.sandbox.base import Executor, Limits
-from arc_seal.sandbox.inline import InlineExecutor
 from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.ray import RayExecutor
+from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training, canonical
-from arc_seal.self_edit.paper import ORACLE, compiled
-from arc_seal.self_edit.schema import Bounds, SelfEditSchema
+from arc_seal.self_edit.schema import ORACLE, Bounds, SelfEditSchema, compiled
 from arc_seal.self_edit.toolbox import Toolbox
 
 SOURCES: dict[str, ModelSource] = {

@@ -20,22 +20,17 @@ from statistics import fmean, median
 import torch
 
 from arc_seal.arc.datasets import load_tasks
-from arc_seal.arc.reward import binary_reward
-from arc_seal.arc.task import Solution, Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Entry, Solution, Task, binary_reward
+from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import Attempt, DecodeSettings, Progress, TrainingSettings
 from arc_seal.inner_loop.vote import vote
-from arc_seal.models.source import ChatSource, GridSource
+from arc_seal.models.weights import ChatSource, GridSource
 from arc_seal.outer_loop.rollout import RolloutSettings
-from arc_seal.outer_loop.solver import SolveSettings, solve_task
+from arc_seal.outer_loop.solve import SolveSettings, solve_task
 from arc_seal.outer_loop.statistics import wilson
-from arc_seal.places import tools_dir
-from arc_seal.sandbox.base import Limits
-from arc_seal.sandbox.inline import InlineExecutor
-from arc_seal.sandbox.worker import end_with_parent
+from arc_seal.sandbox.worker import InlineExecutor, Limits, end_with_parent
 from arc_seal.self_edit.edit import SelfEdit
-from arc_seal.self_edit.paper import PaperBounds, PaperSchema
-from arc_seal.self_edit.schema import Bounds, Schema, SelfEditSchema
+from arc_seal.self_edit.schema import Bounds, PaperBounds, PaperSchema, Schema, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
 
 ROWS = Path(__file__).parent / "rows"

@@ -38,15 +38,12 @@ from torch.nn.functional import cross_entropy
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Task
-from arc_seal.inner_loop.adapter import attached
-from arc_seal.inner_loop.batches import make_batches
-from arc_seal.models.base import Encoded, Model
-from arc_seal.models.batch import Batch, collate
-from arc_seal.models.grid_model import GridModel
-from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
-from arc_seal.models.head import logits_of, states_before_targets
-from arc_seal.models.prompt import demonstrations_prompt
-from arc_seal.places import tools_dir
+from arc_seal.files import tools_dir
+from arc_seal.inner_loop.lora import attached
+from arc_seal.inner_loop.train import make_batches
+from arc_seal.models.grid_network import GridConfig, GridForCausalLM
+from arc_seal.models.model import Batch, GridModel, collate, logits_of, states_before_targets
+from arc_seal.models.prompt import Encoded, Model, demonstrations_prompt
 from arc_seal.self_edit.augment import augment
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training
 from arc_seal.self_edit.toolbox import Toolbox

@@ -21,14 +21,12 @@ from peft.tuners.lora import Linear
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration
-from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.job import TrainingSettings
-from arc_seal.inner_loop.lora_layer import FoldingLinear
-from arc_seal.inner_loop.ttt import train
-from arc_seal.models.base import Encoded, Model
+from arc_seal.inner_loop.lora import FoldingLinear, attached
+from arc_seal.inner_loop.train import train
 from arc_seal.models.grid_codec import GridCodec
-from arc_seal.models.prompt import demonstrations_prompt
-from arc_seal.models.source import ChatSource, GridSource
+from arc_seal.models.prompt import Encoded, Model, demonstrations_prompt
+from arc_seal.models.weights import ChatSource, GridSource
 from arc_seal.self_edit.edit import Training
 
 LENGTHS = (150, 300, 500, 900)

@@ -13,9 +13,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import RolloutRow
-from arc_seal.self_edit.paper import DataGeneration
+from arc_seal.outer_loop.ledger import Ledger, RolloutRow
+from arc_seal.self_edit.schema import DataGeneration
 
 Fact = Callable[[RolloutRow], float]
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from arc_seal.errors import InputError
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import PolicyRow, ProposalRow, RolloutRow
+from arc_seal.outer_loop.ledger import Ledger, PolicyRow, ProposalRow, RolloutRow
 
 ROOT = Path(__file__).parents[1]
 

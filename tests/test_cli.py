@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from arc_seal.cli import help_text, names_task, quote, rewrite, suggestion
 from arc_seal.errors import InputError
-from arc_seal.places import conf_dir
+from arc_seal.files import conf_dir
 
 AWKWARD = st.text(st.sampled_from("a7e.+-_0\\'\"${}[](),=: \té\n?*~!#@%&|;<>/"), max_size=12).filter(
     lambda t: t != "???"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from arc_seal import __version__
-from arc_seal.command import command
+from arc_seal.cli import command
 from arc_seal.config import Composed
 from arc_seal.errors import Diverged, InputError
 

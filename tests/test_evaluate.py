@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
-from arc_seal.arc.submission import read_submission
+from arc_seal.arc.task import read_submission
 from arc_seal.errors import Status
 from arc_seal.evaluate import answers, main
 from arc_seal.outer_loop.evaluate import TITLES
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import RolloutRow
+from arc_seal.outer_loop.ledger import Ledger, RolloutRow
 from tests.outer_loop.fakes import RIGHT, WRONG, entries
 from tests.outer_loop.ledger_builders import rollout
 from tests.smoke import SMOKE, Finished

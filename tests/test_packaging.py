@@ -44,7 +44,7 @@ def test_the_wheel_holds_nothing_else(wheel: Path) -> None:
 
 
 def test_installed_elsewhere_it_finds_conf_and_tools(python: Path, tmp_path: Path) -> None:
-    code = "import arc_seal.places as p; print(p.__file__); print(p.conf_dir()); print(p.tools_dir())"
+    code = "import arc_seal.files as p; print(p.__file__); print(p.conf_dir()); print(p.tools_dir())"
     file, conf, tools = run(python, tmp_path, "-c", code).splitlines()
     share = Path(file).parent / "_share"
     assert share.is_relative_to(python.parents[1]) and (Path(conf), Path(tools)) == (share / "conf", share / "tools")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.places import conf_dir, tools_dir, weights_dir
+from arc_seal.files import conf_dir, tools_dir, weights_dir
 
 PLACES = [(conf_dir, "conf"), (tools_dir, "tools")]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.models.source import GridSource
+from arc_seal.models.weights import GridSource
 from arc_seal.pretrain import main
-from arc_seal.pretraining.checkpoint import read_clock
+from arc_seal.pretraining.loop import read_clock
 from tests.pretraining.test_run import TINY
 from tests.pretraining.tiny import interruptible
 
@@ -101,7 +101,7 @@ def test_an_interrupt_saves_the_run_and_ends_in_one_line(tmp_path: Path) -> None
         (["run.token=5"], "error: run.token: expected a setting that there is (did you mean 'run.tokens'?), found"),
         (["run.tokens=many"], "error: configuration: run.tokens: expected a valid integer"),
         (["network=4m"], "error: network: expected one of 12m, 20m, 3m"),
-        (["network.hidden_size=30"], "error: configuration: expected settings that arc_seal.models.grid_transformer."),
+        (["network.hidden_size=30"], "error: configuration: expected settings that arc_seal.models.grid_network."),
         (["network._target_=os.system"], "error: network._target_=os.system: expected"),
         (["tasks"], "error: tasks: expected settings as NAME=VALUE (or --help), found a bare argument"),
         (["arcagi1/25e02866"], "error: arcagi1/25e02866: expected settings as NAME=VALUE"),

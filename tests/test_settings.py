@@ -9,8 +9,7 @@ import pytest
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.splits import context_tokens, pretraining_tasks
-from arc_seal.arc.task import Demonstration, Solution, Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Demonstration, Entry, Solution, Task
 from arc_seal.cli import rewrite
 from arc_seal.config import (
     Composed,
@@ -20,15 +19,18 @@ from arc_seal.config import (
     RestemConfig,
     SolveConfig,
     TrainConfig,
+    check_apart,
+    entries,
     launch,
     read_config,
+    restem_settings,
+    rollout_settings,
+    solve_settings,
 )
 from arc_seal.errors import InputError
 from arc_seal.inner_loop.job import FinetuneSettings
 from arc_seal.outer_loop.restem import RestemSettings
-from arc_seal.self_edit.paper import PaperSchema
-from arc_seal.self_edit.schema import SelfEditSchema
-from arc_seal.settings import check_apart, entries, restem_settings, rollout_settings, solve_settings
+from arc_seal.self_edit.schema import PaperSchema, SelfEditSchema
 
 EDIT = (
     '{"tools":[],"training":{"loss_on":"outputs","learning_rate":0.001,"epochs":1,"batch_size":1,"lora_rank":8,'

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.arc.submission import read_submission
+from arc_seal.arc.task import read_submission
 from arc_seal.errors import Status
 from arc_seal.solve import main
 from arc_seal.ui.run_folder import load_result, without_times

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.round_summary import RoundSummary
+from arc_seal.outer_loop.restem import RoundSummary
 from arc_seal.train import closing, main
 from tests.outer_loop.ledger_builders import rollout
 from tests.pretraining.tiny import interruptible

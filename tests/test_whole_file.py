@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.whole_file import write_whole
+from arc_seal.files import write_whole
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ from pydantic import Field
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
-from arc_seal.self_edit.toolbox import Step
-from arc_seal.self_edit.view import Inverse, View
+from arc_seal.self_edit.toolbox import Inverse, Step, View
 
 
 def chain(task: Task, rng: Random, *, steps: Annotated[list[Step], Field(min_length=2, max_length=4)]) -> View:

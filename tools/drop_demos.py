@@ -4,7 +4,7 @@ from random import Random
 from typing import Literal
 
 from arc_seal.arc.task import Task
-from arc_seal.self_edit.view import View, unchanged
+from arc_seal.self_edit.toolbox import View, unchanged
 
 
 def drop_demos(task: Task, rng: Random, *, keep: Literal["any", 2, 3, 4] = "any") -> View:

@@ -8,7 +8,7 @@ import numpy as np
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
 from arc_seal.errors import GridError
-from arc_seal.self_edit.view import View
+from arc_seal.self_edit.toolbox import View
 
 FACTORS = {"both": (2, 2), "height": (2, 1), "width": (1, 2)}
 """Rows and columns of the block that a cell becomes."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
-from arc_seal.self_edit.view import View, unchanged
+from arc_seal.self_edit.toolbox import View, unchanged
 
 
 def flip(task: Task, rng: Random, *, direction: Literal["any", "left_right", "up_down"] = "any") -> View:

@@ -3,7 +3,7 @@
 from random import Random
 
 from arc_seal.arc.task import Task
-from arc_seal.self_edit.view import View, unchanged
+from arc_seal.self_edit.toolbox import View, unchanged
 
 
 def shuffle_demos(task: Task, rng: Random) -> View:

@@ -8,7 +8,7 @@ import numpy as np
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
 from arc_seal.errors import GridError
-from arc_seal.self_edit.view import View
+from arc_seal.self_edit.toolbox import View
 
 COPIES = {"rows": (2, 1), "columns": (1, 2), "both": (2, 2)}
 """How many copies stand one under another, and side by side."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
-from arc_seal.self_edit.view import View
+from arc_seal.self_edit.toolbox import View
 
 
 def translate(task: Task, rng: Random, *, max_shift: Annotated[int, Field(ge=1, le=8)] = 4) -> View:

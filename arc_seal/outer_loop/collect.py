@@ -1,33 +1,63 @@
-"""Collecting roll-outs: tasks times samples, each through the same code as `solve`, each kept as soon as it is done."""
+"""As many jobs at the same time as an executor has workers."""
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol, TypeVar
 
-from arc_seal.arc.reward import mean_score
-from arc_seal.arc.task import Solution, Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Entry, Solution, Task, mean_score
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Examination, Progress
-from arc_seal.outer_loop.crew import concurrently
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import ProposalRow, RolloutRow
-from arc_seal.outer_loop.provenance import git_commit, utc_now
+from arc_seal.outer_loop.ledger import Ledger, ProposalRow, RolloutRow
 from arc_seal.outer_loop.rollout import (
     Proposal,
     Rollout,
     RolloutSettings,
     examine,
+    git_commit,
     grids,
     propose,
     roll_out,
+    utc_now,
     versions,
 )
-from arc_seal.sandbox.base import Executor, Outcome
+from arc_seal.sandbox.worker import Executor, Outcome
 from arc_seal.self_edit.edit import SelfEdit
 
 T = TypeVar("T")
+U = TypeVar("U")
+
+
+def concurrently(executor: Executor, work: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
+    """Do `work` on every item, each call in a thread that may use the executor; yields what comes of it as it comes.
+
+    What a call raises is raised here, after the calls under way have ended; no other is begun. On an interrupt the
+    executor's workers are ended first, so that nothing is waited for.
+    """
+    failed = threading.Event()
+
+    def once(item: T) -> list[U]:
+        """What comes of an item, or nothing after a failure."""
+        try:
+            return [] if failed.is_set() else [work(item)]
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(executor.workers, thread_name_prefix="roll-out") as threads:
+        try:
+            for future in as_completed([threads.submit(once, item) for item in items]):
+                yield from future.result()
+        except BaseException as error:
+            threads.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):
+                executor.close()
+            raise
+
+
+# Collecting roll-outs: tasks times samples, each through the same code as `solve`, each kept as soon as it is done.
 
 
 @dataclass(frozen=True, slots=True)

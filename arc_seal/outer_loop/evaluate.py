@@ -5,17 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from arc_seal.arc.reward import binary_reward
-from arc_seal.arc.task import Solution
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Entry, Solution, binary_reward
 from arc_seal.errors import InputError, InvalidSelfEdit, Status
 from arc_seal.outer_loop.collect import Collection, Watch, collect
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import RolloutRow
+from arc_seal.outer_loop.ledger import Ledger, RolloutRow
 from arc_seal.outer_loop.rollout import RolloutSettings
 from arc_seal.outer_loop.statistics import Interval, auc, auc_within_tasks
 from arc_seal.outer_loop.table import Mark, TableRow, best_of
-from arc_seal.sandbox.base import Executor
+from arc_seal.sandbox.worker import Executor
 
 RowName = Literal["in_context", "random", "untrained", "fixed", "seal", "chosen", "ceiling"]
 """Ways to solve; conf/evaluate.yaml says what each is."""

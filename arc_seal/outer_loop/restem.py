@@ -1,31 +1,75 @@
-"""ReST-EM over self-edits: sample, reward, imitate what was rewarded, again (arXiv 2312.06585; SEAL, arXiv 2506.10943).
-
-An E-step collects roll-outs of every task; an M-step fine-tunes the model on the self-edits that were rewarded. Each
-M-step begins from the model as it came, as ReST-EM does to keep from drifting, with the rewarded self-edits of its own
-round: those of earlier ones were written by a worse policy (arXiv 2312.06585, algorithm 1).
-"""
+"""What a round of roll-outs came to, in numbers."""
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Literal, Protocol
 
-from arc_seal.arc.task import Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Entry, Task
 from arc_seal.errors import Diverged, InputError, InvalidSelfEdit, Status
-from arc_seal.inner_loop.job import FinetuneSettings, Progress
+from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, Lesson, Progress
 from arc_seal.outer_loop import collect as collecting
 from arc_seal.outer_loop.collect import Collection, collect
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import Key, PolicyRow, RolloutRow
-from arc_seal.outer_loop.lesson import Lesson
-from arc_seal.outer_loop.policy import FinetuneJob
-from arc_seal.outer_loop.provenance import utc_now
-from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed
-from arc_seal.sandbox.base import Executor
+from arc_seal.outer_loop.ledger import Key, Ledger, PolicyRow, RolloutRow
+from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed, utc_now
+from arc_seal.sandbox.worker import Executor
 from arc_seal.self_edit.schema import Schema
+
+
+@dataclass(frozen=True, slots=True)
+class RoundSummary:
+    """What a round came to.
+
+    Attributes:
+        round: Which.
+        rollouts: Self-edits tried.
+        valid: Those that were self-edits; what could not be written is none.
+        ran: Those whose job ended well.
+        solved: Those that solved their task; None where there are no solutions.
+        tasks: Tasks.
+        tasks_solved: Tasks that at least one self-edit solved; None where there are no solutions.
+        distinct: Self-edits, equal ones of one task counted once.
+        held_out: Mean held-out log-probability in nats a symbol, of those that were examined; None when none was.
+    """
+
+    round: int
+    rollouts: int
+    valid: int
+    ran: int
+    solved: int | None
+    tasks: int
+    tasks_solved: int | None
+    distinct: int
+    held_out: float | None
+
+
+def summarise(number: int, rows: Sequence[RolloutRow]) -> RoundSummary:
+    """Count a round's roll-outs."""
+    known = any(row.reward is not None for row in rows)
+    examined = [row.held_out for row in rows if row.held_out is not None]
+    return RoundSummary(
+        round=number,
+        rollouts=len(rows),
+        valid=sum(row.self_edit is not None for row in rows),
+        ran=sum(row.status is Status.OK for row in rows),
+        solved=sum(row.reward == 1 for row in rows) if known else None,
+        tasks=len({row.task for row in rows}),
+        tasks_solved=len({row.task for row in rows if row.reward == 1}) if known else None,
+        distinct=len({(row.task, row.self_edit) for row in rows if row.self_edit is not None}),
+        held_out=fmean(examined) if examined else None,
+    )
+
+
+# ReST-EM over self-edits: sample, reward, imitate what was rewarded, again (arXiv 2312.06585; SEAL, arXiv
+# 2506.10943).
+#
+# An E-step collects roll-outs of every task; an M-step fine-tunes the model on the self-edits that were rewarded.
+# Each
+# M-step begins from the model as it came, as ReST-EM does to keep from drifting, with the rewarded self-edits of its
+# own
+# round: those of earlier ones were written by a worse policy (arXiv 2312.06585, algorithm 1).
 
 LEDGER, POLICIES = "ledger.sqlite", "policies"
 """What a run's folder holds: every roll-out, and the policy adapters."""

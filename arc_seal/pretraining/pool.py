@@ -1,20 +1,95 @@
-"""A pool: the pairs of many tasks as a few arrays, made or read once and then drawn from millions of times."""
+"""What every section of conf/pretrain.yaml is when it has been read."""
 
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from random import Random
+from types import FrameType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pebble import ProcessExpired, ProcessPool
+from pydantic import BaseModel, ConfigDict
 
-from arc_seal.arc.contamination import solved_pairs
 from arc_seal.arc.grid import COLOURS, MAX_SIDE, Grid
-from arc_seal.arc.task import Demonstration
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.splits import solved_pairs
+from arc_seal.arc.task import Demonstration, Entry
 from arc_seal.errors import InputError
-from arc_seal.whole_file import write_whole
+from arc_seal.files import write_whole
+from arc_seal.models.weights import STALE_S, cache_root
+from arc_seal.pretraining import re_arc
+from arc_seal.pretraining.re_arc import Fault, Limits, NoPair
+
+
+class Section(BaseModel):
+    """Settings within their bounds; a stranger among them is refused, and none changes afterwards."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+# Ctrl-C that waits for a good moment, so that no update is cut in two.
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C or SIGTERM is only noted; the second does not wait.
+
+    Outside the main thread, where Python takes no signals, none is noted. One that is ignored stays so (nohup, &).
+
+    Yields:
+        Says whether one came.
+
+    Raises:
+        KeyboardInterrupt: When an error came after a signal: what it ended may be a process that the work needed.
+    """
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        if noted:
+            raise KeyboardInterrupt
+        noted = True
+
+    before = {number: signal.getsignal(number) for number in SIGNALS} if _is_main_thread() else {}
+    taken = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+    for number in taken:
+        signal.signal(number, note)
+    try:
+        yield lambda: noted
+    except Exception as error:
+        if noted:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for number, handler in taken.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def leave_interrupts(worker: int = 0) -> None:
+    """Leave Ctrl-C to the main process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+# A pool: the pairs of many tasks as a few arrays, made or read once and then drawn from millions of times.
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Input and output, each the colours of a grid as a read-only array [height, width]."""
@@ -191,3 +266,193 @@ def _flaw(
     if cells.size != shapes.astype(np.int64).prod(axis=1).sum() or (cells.size and cells.max() >= COLOURS):
         return "cells that are not its grids'"
     return None
+
+
+# The pool of synthetic pairs: made once by worker processes, kept in the cache, and read from there ever after.
+#
+# Each generator's pairs are kept in a file of their own as soon as they are made, so a run that was stopped goes on
+# where
+# it was, and a run with other tasks makes only those that are new.
+
+SPARE = 2
+"""So many times the pairs wanted are tried at most; a generator with little to vary makes many twice."""
+
+PATIENCE = 25
+"""A generator is given up when its first so many tries at a pair have made none: its grids are all too large."""
+
+FORMAT = 2
+"""Raised when the same recipe would make other pairs, so that no old file passes for a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How synthetic pairs are made.
+
+    Attributes:
+        seed: Pair k of a generator depends on the seed, the generator, k and the limits alone.
+        pairs: Distinct pairs wanted of each generator.
+        limits: What a pair may be and cost.
+    """
+
+    seed: int = 0
+    pairs: int = 200
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The pairs of one generator are there.
+
+    Attributes:
+        task_id: Whose.
+        done: How many generators' are.
+        total: Of how many.
+        pairs: How many there are.
+        faults: Why others came to nothing, how often each.
+    """
+
+    task_id: str
+    done: int
+    total: int
+    pairs: int
+    faults: dict[Fault, int]
+
+
+def synthetic_pool(
+    task_ids: Collection[str],
+    recipe: Recipe | None = None,
+    *,
+    workers: int | None = None,
+    report: Callable[[Made], None] = lambda made: None,
+    cache: Path | None = None,
+) -> Pool:
+    """The pairs of some tasks' generators, made where they are not in the cache yet.
+
+    Args:
+        task_ids: Tasks of arcagi1/training. Leaving out what must not be trained on is the caller's business.
+        recipe: How pairs are made; None for the defaults.
+        workers: Processes; None for one a processor.
+        report: Called in this thread for every generator, in the order in which they are done; not at all when the
+            cache has the whole pool.
+        cache: Where pools are kept; None for `cache_root()`.
+
+    Returns:
+        The pool, its tasks sorted; one whose generator made no pair has none.
+
+    Raises:
+        InputError: When there is no such generator, reasoning-gym is not installed, the cache cannot be written, or a
+            process was killed while it made pairs.
+    """
+    recipe, wanted = recipe or Recipe(), tuple(sorted(set(task_ids)))
+    folder = (cache or cache_root()) / f"re-arc-{_digest(re_arc.installed_version(), FORMAT, asdict(recipe))}"
+    whole = folder / f"pool-{_digest(wanted)}.npz"
+    if not whole.is_file():
+        stranger = next((task_id for task_id in wanted if task_id not in re_arc.task_ids()), None)
+        if stranger is not None:
+            raise InputError("RE-ARC", "", "a task of arcagi1/training", stranger or "nothing")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _sweep(folder)
+            _make_parts(wanted, recipe, folder, workers or os.cpu_count() or 1, report)
+            Pool.merged([Pool.load(_part(folder, task_id)) for task_id in wanted]).save(whole)
+        except OSError as error:
+            found = error.strerror or str(error)
+            raise InputError(str(folder), "", "a cache folder that can be written ($ARC_SEAL_CACHE)", found) from error
+    return Pool.load(whole)
+
+
+def make_pairs(task_id: str, recipe: Recipe) -> tuple[list[Demonstration], dict[Fault, int]]:
+    """The pairs of one generator, all distinct, and why others came to nothing.
+
+    Raises:
+        InputError: When there is no such generator, or reasoning-gym is not installed.
+    """
+    pairs: dict[Demonstration, None] = {}  # a set in order of making
+    faults: Counter[Fault] = Counter()
+    for number in range(SPARE * recipe.pairs):
+        if len(pairs) == recipe.pairs or (number == PATIENCE and not pairs):
+            break
+        try:
+            pair = re_arc.generate(task_id, Random(f"{recipe.seed}/{task_id}/{number}"), recipe.limits)
+        except NoPair as failed:
+            faults += failed.faults
+            continue
+        faults[Fault.REPEATED] += pair in pairs
+        pairs.setdefault(pair)
+    return list(pairs), dict(+faults)
+
+
+def _make_parts(
+    task_ids: tuple[str, ...], recipe: Recipe, folder: Path, workers: int, report: Callable[[Made], None]
+) -> None:
+    """Make every part that is not there. What a stopped run leaves in the folder is whole parts only."""
+    missing = [task_id for task_id in task_ids if not _part(folder, task_id).is_file()]
+    done = 0
+    for task_id in task_ids:
+        if task_id not in missing:
+            done += 1
+            report(Made(task_id, done, len(task_ids), *_read_counts(folder, task_id)))
+    if not missing:
+        return
+    # A fresh interpreter each: a fork would copy the locks of this process's threads.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPool(min(workers, len(missing)), initializer=leave_interrupts, context=context)
+    try:
+        futures: dict[Future[None], str] = {
+            pool.schedule(_make_part, args=(task_id, recipe, folder)): task_id for task_id in missing
+        }
+        for future in as_completed(futures):
+            _await_part(future, futures[future])
+            done += 1
+            report(Made(futures[future], done, len(task_ids), *_read_counts(folder, futures[future])))
+    finally:
+        pool.stop()  # type: ignore[no-untyped-call]
+        pool.join()
+
+
+def _await_part(future: "Future[None]", task_id: str) -> None:
+    """Wait for a part. A process that died says nothing about the cache, though pebble's error is an OSError.
+
+    Raises:
+        InputError: When the process that made the part died.
+    """
+    try:
+        future.result()
+    except (ProcessExpired, BrokenProcessPool) as error:  # it died at work, or between two parts
+        code = f" with exit code {error.exitcode}" if isinstance(error, ProcessExpired) else ""
+        found = f"one that died{code}; those made so far are kept"
+        raise InputError(f"RE-ARC {task_id}", "", "a process that makes its pairs to the end", found) from error
+
+
+def _make_part(task_id: str, recipe: Recipe, folder: Path) -> None:
+    """Make one generator's pairs and keep them. The file of pairs comes last: where it is, all is done."""
+    pairs, faults = make_pairs(task_id, recipe)
+    _faults_file(folder, task_id).write_text(json.dumps(faults))
+    Pool.from_pairs({task_id: pairs}).save(_part(folder, task_id))
+
+
+def _read_counts(folder: Path, task_id: str) -> tuple[int, dict[Fault, int]]:
+    faults: dict[str, int] = json.loads(_faults_file(folder, task_id).read_text())
+    return len(Pool.load(_part(folder, task_id))), {Fault(fault): count for fault, count in faults.items()}
+
+
+def _part(folder: Path, task_id: str) -> Path:
+    return folder / f"{task_id}.npz"
+
+
+def _faults_file(folder: Path, task_id: str) -> Path:
+    return folder / f"{task_id}.faults.json"
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left half-written; see `Pool.save`."""
+    for left in folder.glob("*.npz.*"):
+        try:
+            if time.time() - left.stat().st_mtime > STALE_S:
+                left.unlink()
+        except FileNotFoundError:  # another process has just moved or removed it
+            continue
+
+
+def _digest(*settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""One pretraining run, from its configuration to its weights."""
+"""The weights that a pretraining run begins with: random ones, or those of a folder, also of an earlier revision."""
 
 import copy
 import shutil
@@ -15,23 +15,61 @@ from pydantic import Field
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.splits import never_trained, pretraining_tasks, untrained
 from arc_seal.errors import InputError
-from arc_seal.models.grid_transformer import GridConfig, GridForCausalLM
-from arc_seal.models.loading import pick_device, reading
-from arc_seal.places import tools_dir
+from arc_seal.files import tools_dir, weights_dir
+from arc_seal.models.grid_network import GridConfig, GridForCausalLM
+from arc_seal.models.model import pick_device, read_network, reading
 from arc_seal.pretraining import re_arc
-from arc_seal.pretraining.contexts import ContextSettings, is_drawable
-from arc_seal.pretraining.first_weights import first_weights
-from arc_seal.pretraining.held_out import pool_contexts, task_contexts
-from arc_seal.pretraining.loop import RunSettings, Sign, pretrain
-from arc_seal.pretraining.optimizer import OptimizerSettings
-from arc_seal.pretraining.pool import Pool
-from arc_seal.pretraining.section import Section
-from arc_seal.pretraining.stream import Chunks
-from arc_seal.pretraining.synthetic import Made, Recipe, synthetic_pool
+from arc_seal.pretraining.loop import RunSettings, Sign, pool_contexts, pretrain, task_contexts
+from arc_seal.pretraining.optim import OptimizerSettings
+from arc_seal.pretraining.pool import Made, Pool, Recipe, Section, synthetic_pool
+from arc_seal.pretraining.stream import Chunks, ContextSettings, is_drawable
 from arc_seal.self_edit.edit import SelfEdit, Training, canonical
 from arc_seal.self_edit.random_edit import RandomEdits
 from arc_seal.self_edit.schema import Bounds
 from arc_seal.self_edit.toolbox import Toolbox
+
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rope_base",
+)  # fmt: skip
+"""What weights to begin with must have in common with the network."""
+
+
+def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
+    """The network to begin with, in float32: random weights, or those of a folder.
+
+    Raises:
+        InputError: When the folder has no weights of this network.
+    """
+    if weights is None:
+        return GridForCausalLM(network)
+    folder = weights_dir() / "grid" if weights == "shipped" else Path(weights).expanduser()
+    if not folder.is_dir():
+        raise InputError("configuration", "weights", "shipped, or a folder with weights of a grid model", repr(weights))
+    model = read_network(weights, str(folder), torch.float32)
+    if not isinstance(model, GridForCausalLM):
+        raise InputError("configuration", "weights", "weights of a grid model", f"of {model.config.model_type}")
+    for name in SIZES:
+        found, expected = getattr(network, name), getattr(model.config, name)
+        if found != expected:
+            raise InputError("configuration", f"network.{name}", f"{expected}, as {folder} has it", str(found))
+    if network.revision < model.config.revision:
+        expected = f"{model.config.revision} or later, as {folder} has it"
+        raise InputError("configuration", "network.revision", expected, str(network.revision))
+    return model if network.revision == model.config.revision else brought_up(model, network)
+
+
+@torch.no_grad()
+def brought_up(model: GridForCausalLM, network: GridConfig) -> GridForCausalLM:
+    """The same function in a later revision: what that one has more of begins where it changes nothing."""
+    later = GridForCausalLM(network)
+    more = later.load_state_dict(model.state_dict(), strict=False).missing_keys
+    for name in more:
+        if name != "model.mixing":  # it begins with what comes in alone, as an earlier revision has it
+            later.get_parameter(name).zero_()
+    return later
+
+
+# One pretraining run, from its configuration to its weights.
 
 MAX_SHARD = "15MB"
 """Largest part of the weights: files of more than 16 MB are a burden to git and its hosts."""

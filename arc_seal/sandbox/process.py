@@ -1,11 +1,4 @@
-"""Jobs in a worker process that is kept warm, and killed when a job breaks a limit.
-
-The worker loads the model once and runs job after job. After a timeout, an out of memory or its death it is
-replaced by a fresh one, so that no job ever meets what a broken one left behind. This process loads no torch.
-
-Any thread may start, use or close an executor: nothing here needs the main thread, and an interrupt, which only the
-main thread sees, reaches the others through `close`.
-"""
+"""Several executors that act as one."""
 
 import concurrent.futures
 import multiprocessing
@@ -13,22 +6,84 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from queue import LifoQueue
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
 from arc_seal.errors import ExecutorClosed, Status
 from arc_seal.inner_loop.job import Progress, Report
-from arc_seal.models.base import ModelSource
+from arc_seal.models.prompt import ModelSource
 from arc_seal.sandbox import worker
-from arc_seal.sandbox.base import Executor, Job, Limits, Outcome, R
-from arc_seal.sandbox.inline import failed_loading, limits_from_settings, positive, timeout_message, whole
-from arc_seal.sandbox.workers import Workers
+from arc_seal.sandbox.worker import (
+    Executor,
+    Job,
+    Limits,
+    Outcome,
+    R,
+    failed_loading,
+    limits_from_settings,
+    positive,
+    timeout_message,
+    whole,
+)
+
+
+class Workers:
+    """Gives each job to an executor that is free: as many jobs at the same time as there are executors.
+
+    Args:
+        executors: What runs the jobs, one at a time each.
+    """
+
+    def __init__(self, executors: Sequence[Executor]) -> None:
+        self._executors = tuple(executors)
+        self._free: LifoQueue[Executor] = LifoQueue()  # the last one used has its model loaded
+        for executor in reversed(self._executors):
+            self._free.put(executor)
+
+    @property
+    def workers(self) -> int:
+        """How many jobs run at the same time."""
+        return len(self._executors)
+
+    def start(self) -> None:
+        """Have every executor begin to load its model."""
+        for executor in self._executors:
+            executor.start()
+
+    def run(self, job: Job[R], report: Report) -> Outcome[R]:
+        """Run a job to its outcome on the next executor that is free.
+
+        Raises:
+            ExecutorClosed: When the executor was closed before there was an outcome.
+            Exception: What the executor raises.
+        """
+        executor = self._free.get()
+        try:
+            return executor.run(job, report)
+        finally:
+            self._free.put(executor)
+
+    def close(self) -> None:
+        """Let all executors go, at the same time: each may take a moment to end what it is doing."""
+        with ThreadPoolExecutor(len(self._executors), thread_name_prefix="close") as threads:
+            for closing in [threads.submit(executor.close) for executor in self._executors]:
+                closing.result()
+
+
+# Jobs in a worker process that is kept warm, and killed when a job breaks a limit.
+#
+# The worker loads the model once and runs job after job. After a timeout, an out of memory or its death it is
+# replaced by a fresh one, so that no job ever meets what a broken one left behind. This process loads no torch.
+#
+# Any thread may start, use or close an executor: nothing here needs the main thread, and an interrupt, which only the
+# main thread sees, reaches the others through `close`.
 
 SPAWN = multiprocessing.get_context("spawn")
 """A fresh interpreter: a fork would copy this process's threads' locks, and CUDA does not survive one."""

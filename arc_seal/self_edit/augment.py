@@ -14,8 +14,7 @@ from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import GridError
 from arc_seal.self_edit.edit import SelfEdit
-from arc_seal.self_edit.toolbox import BoundCall, Toolbox
-from arc_seal.self_edit.view import View, unchanged
+from arc_seal.self_edit.toolbox import BoundCall, Toolbox, View, unchanged
 
 TRIES = 32
 """How often a source of views is drawn from in its turn, before it is taken to have no more distinct ones."""

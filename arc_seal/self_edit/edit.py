@@ -5,10 +5,14 @@ hashable and picklable, and its JSON is what a model writes and what `result.jso
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic_core import ErrorDetails
+
+from arc_seal.errors import InvalidSelfEdit
 
 RESERVED = ("tool", "arguments")
 """The attributes of a call, so no argument of a tool may be called so."""
@@ -133,3 +137,150 @@ def _spoken(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_spoken, value))}]"
     return str(value)
+
+
+# JSON between pydantic and a language model: plain schemas for the grammar, strict reading of what was written.
+
+M = TypeVar("M", bound=BaseModel)
+
+_NOTES = ("title", "description", "default", "discriminator", "$defs")
+"""Keywords that say nothing about which texts are valid."""
+
+
+def plain_schema(kind: Any) -> dict[str, Any]:
+    """The JSON schema of a pydantic type, self-contained and exact.
+
+    No references, no notes, and every property required in its fixed order, so that one value has one text.
+    """
+    schema = TypeAdapter(kind).json_schema()
+    plain: dict[str, Any] = _plain(schema, schema.get("$defs", {}))
+    return plain
+
+
+def read(written: str | Mapping[str, Any], model: type[M]) -> M:
+    """Parse JSON, as text or as its values, into a model, strictly.
+
+    Raises:
+        InvalidSelfEdit: With the place, what was expected there and what was found. A key written twice, NaN and
+            infinities are refused like everything else that JSON does not know.
+    """
+    text = written if isinstance(written, str) else _text(written)
+    try:
+        data = json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+    except RecursionError:
+        refuse("self-edit", "JSON", "brackets nested too deep")
+    except json.JSONDecodeError as error:
+        found = shortened(text[error.pos :], length=30) if error.pos < len(text) else "the end"
+        refuse(f"character {error.pos + 1}", error.msg.removeprefix("Expecting "), found)
+    except ValueError:
+        refuse("self-edit", "numbers of fewer digits", "an integer of thousands")
+    try:
+        value = model.model_validate_json(text)
+    except ValidationError as error:
+        refuse(*explained(error.errors(include_url=False)[0], data))
+    _check_untouched(data, value.model_dump(by_alias=True), ())
+    return value
+
+
+def refuse(place: str, expected: str, found: str) -> NoReturn:
+    """Raise InvalidSelfEdit with its one line."""
+    raise InvalidSelfEdit(f"{place}: expected {expected}, found {found}")
+
+
+def explained(error: ErrorDetails, data: Any) -> tuple[str, str, str]:
+    """Where pydantic's complaint about `data` stands, what was expected there, and what was found."""
+    place = _place(error["loc"], data) or "self-edit"
+    match error["type"]:
+        case "missing":
+            return place, "a value", "nothing"
+        case "extra_forbidden":
+            return place, "no such key", shortened(error["input"])
+        case "union_tag_not_found":
+            return f"{place}.tool", "the name of a tool", "nothing"
+        case "union_tag_invalid":
+            return f"{place}.tool", f"one of {error['ctx']['expected_tags']}", shortened(error["ctx"]["tag"])
+        case "too_long" | "too_short" as bound:
+            limit = error["ctx"].get("max_length", error["ctx"].get("min_length"))
+            side = "most" if bound == "too_long" else "least"
+            return place, f"at {side} {limit} items", str(len(error["input"]))
+        case "json_invalid":
+            return place, "JSON", str(error["ctx"]["error"])
+        case _:
+            return place, error["msg"].removeprefix("Input should be "), shortened(error["input"])
+
+
+def shortened(value: Any, length: int = 60) -> str:
+    """A value as JSON on one line, cut where it grows long."""
+    line = canonical(value)
+    return line if len(line) <= length else f"{line[: length - 3]}..."
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        refuse("self-edit", "JSON values", str(error))
+
+
+def _plain(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _plain(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    plain: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        match keyword:
+            case _ if keyword in _NOTES:
+                continue
+            case "properties":
+                plain[keyword] = {name: _plain(property_, definitions) for name, property_ in value.items()}
+                plain["required"] = list(value)
+            case "oneOf" | "anyOf":
+                plain["anyOf"] = [_plain(branch, definitions) for branch in value]
+            case "items":
+                plain[keyword] = _plain(value, definitions)
+            case "required":
+                continue
+            case _:
+                plain[keyword] = value
+    return plain
+
+
+def _distinct(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        refuse(twice, "the key once", "it twice")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    refuse("self-edit", "finite numbers", name)
+
+
+def _check_untouched(given: Any, understood: Any, location: tuple[int | str, ...]) -> None:
+    """Refuse what pydantic reads generously even when strict: `true` or `1.0` where the literal 1 is allowed."""
+    if isinstance(given, dict):
+        for name in given:
+            _check_untouched(given[name], understood[name], (*location, name))
+    elif isinstance(given, list):
+        for index, item in enumerate(given):
+            _check_untouched(item, understood[index], (*location, index))
+    elif type(given) is not type(understood) and not (type(given) is int and type(understood) is float):
+        refuse(_joined(location), shortened(understood), shortened(given))
+
+
+def _place(location: Sequence[int | str], data: Any) -> str:
+    """A path such as `tools[1].quarter_turns`. Pydantic's own marks (which branch of a union) are left out."""
+    steps: list[int | str] = []
+    for depth, step in enumerate(location):
+        held = step in data if isinstance(data, dict) else isinstance(data, list) and isinstance(step, int)
+        if held or depth == len(location) - 1:
+            steps.append(step)
+            data = data[step] if held else None
+    return _joined(steps)
+
+
+def _joined(location: Sequence[int | str]) -> str:
+    """Names and indices as one path: `tools[1].quarter_turns`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in location).removeprefix(".")

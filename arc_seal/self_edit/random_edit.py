@@ -12,18 +12,21 @@ from string import ascii_lowercase
 from typing import Any, get_args
 
 from arc_seal.errors import InputError, InvalidSelfEdit
-from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training
-from arc_seal.self_edit.paper import (
+from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training, read
+from arc_seal.self_edit.schema import (
+    Bounds,
     DataGeneration,
+    Interval,
     PaperBounds,
     PaperEdit,
     PaperSchema,
     PaperTraining,
+    Rates,
+    Schema,
+    SelfEditSchema,
     Strategy,
     compiled,
 )
-from arc_seal.self_edit.schema import Bounds, Interval, Rates, Schema, SelfEditSchema
-from arc_seal.self_edit.strict_json import read
 from arc_seal.self_edit.toolbox import Tool, Toolbox
 
 TRIES = 1000

@@ -1,11 +1,4 @@
-"""The agent's toolbox: folders of Python files, one tool a file.
-
-A tool is one function of the file's name. Its signature, its bounds and its docstring are the only source of its
-JSON schema, its line in the prompt's menu and its property tests; nothing else is edited to add one:
-
-    def rotate(task: Task, rng: Random, *, quarter_turns: Literal["any", 1, 2, 3] = "any") -> View:
-        \"\"\"Rotate every grid clockwise by quarter turns.\"\"\"
-"""
+"""A view: what a tool makes of a task, and the way back."""
 
 import hashlib
 import importlib.util
@@ -21,11 +14,40 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_type_h
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError, create_model
 
+from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
 from arc_seal.errors import InputError
-from arc_seal.self_edit.edit import RESERVED, ToolCall
-from arc_seal.self_edit.strict_json import plain_schema, refuse
-from arc_seal.self_edit.view import View
+from arc_seal.self_edit.edit import RESERVED, ToolCall, plain_schema, refuse
+
+Inverse = Callable[[Grid], Grid]
+"""Turns an output grid of the view into an output grid of the task; raises GridError where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A task as a tool shows it.
+
+    Attributes:
+        task: The changed task.
+        invert: The way back for an output predicted in this view; None where a tool has no way back.
+    """
+
+    task: Task
+    invert: Inverse | None
+
+
+def unchanged(grid: Grid) -> Grid:
+    """The inverse of a tool that leaves grids as they are."""
+    return grid
+
+
+# The agent's toolbox: folders of Python files, one tool a file.
+#
+# A tool is one function of the file's name. Its signature, its bounds and its docstring are the only source of its
+# JSON schema, its line in the prompt's menu and its property tests; nothing else is edited to add one:
+#
+#     def rotate(task: Task, rng: Random, *, quarter_turns: Literal["any", 1, 2, 3] = "any") -> View:
+#         \"\"\"Rotate every grid clockwise by quarter turns.\"\"\"
 
 BoundCall = Callable[[Task, Random], View]
 """A tool with its arguments filled in."""

@@ -11,14 +11,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.json_file import read_json, write_json
-from arc_seal.arc.reward import MAX_ATTEMPTS
-from arc_seal.arc.submission import submission, write_submission
-from arc_seal.arc.task_file import rows_on_lines
+from arc_seal.arc.task import MAX_ATTEMPTS, read_json, rows_on_lines, submission, write_json, write_submission
 from arc_seal.errors import InputError
 from arc_seal.inner_loop.job import Attempt
 from arc_seal.inner_loop.vote import standing
-from arc_seal.outer_loop.solver import Solved
+from arc_seal.outer_loop.solve import Solved
 
 RESULT, SUBMISSION, SUMMARY = "result.json", "submission.json", "summary.json"
 

@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc_seal.arc.contamination import TELLING_CELLS, Contamination, fingerprint, sketch, solved_pairs
 from arc_seal.arc.datasets import load_task
-from arc_seal.arc.grid import Grid
-from arc_seal.arc.symmetry import SYMMETRIES, apply
-from arc_seal.arc.task import Demonstration, Solution, Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.grid import SYMMETRIES, Grid, apply
+from arc_seal.arc.splits import TELLING_CELLS, Contamination, fingerprint, sketch, solved_pairs
+from arc_seal.arc.task import Demonstration, Entry, Solution, Task
 from tests.arc.strategies import grids, solved_tasks
 
 Change = Callable[[Grid], Grid]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from arc_seal.arc.datasets import load_task, load_tasks
-from arc_seal.arc.submission import read_submission
+from arc_seal.arc.task import read_submission
 from arc_seal.errors import InputError
 
 PAIR = '{"input": [[1]], "output": [[2]]}'

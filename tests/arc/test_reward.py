@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.reward import binary_reward, mean_score, solved_outputs
-from arc_seal.arc.task import Solution, Task
+from arc_seal.arc.task import Solution, Task, binary_reward, mean_score, solved_outputs
 from tests.arc.strategies import solved_tasks
 
 A, B, C = (Grid.from_rows([[colour, 0]]) for colour in (1, 2, 3))

@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from arc_seal.arc.contamination import solved_pairs
 from arc_seal.arc.datasets import DEV, EVALUATION_SAMPLE, SEAL_HELD_OUT, SEAL_TRAINING, load_task, load_tasks
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.splits import (
@@ -18,10 +17,10 @@ from arc_seal.arc.splits import (
     excluded,
     never_trained,
     pretraining_tasks,
+    solved_pairs,
     untrained,
 )
-from arc_seal.arc.task import Demonstration, Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Demonstration, Entry, Task
 
 
 def test_the_dev_split_is_what_its_rule_gives() -> None:

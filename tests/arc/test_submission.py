@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.submission import merge_submissions, read_submission, submission, write_submission
+from arc_seal.arc.task import merge_submissions, read_submission, submission, write_submission
 from tests.arc.strategies import grids
 
 A, B, C, NONE = (Grid.from_rows([[colour]]) for colour in (1, 2, 3, 0))

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc_seal.arc.grid import Grid
-from arc_seal.arc.symmetry import SYMMETRIES, apply, inverse
+from arc_seal.arc.grid import SYMMETRIES, Grid, apply, inverse
 from tests.arc.strategies import grids
 
 symmetries = st.sampled_from(SYMMETRIES)

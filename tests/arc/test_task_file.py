@@ -8,8 +8,7 @@ from hypothesis import given
 
 from arc_seal.arc.datasets import load_task
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.task import Solution, Task
-from arc_seal.arc.task_file import rows_on_lines, write_task
+from arc_seal.arc.task import Solution, Task, rows_on_lines, write_task
 from arc_seal.errors import InputError
 from tests.arc.strategies import solved_tasks
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.inner_loop.adapter import attached
+from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import AdaptJob, DecodeSettings, Progress, TrainingRecord, TrainingSettings
-from arc_seal.inner_loop.ttt import train
-from arc_seal.models.base import Encoded, Model
-from arc_seal.models.prompt import demonstrations_prompt
-from arc_seal.places import tools_dir
+from arc_seal.inner_loop.lora import attached
+from arc_seal.inner_loop.train import train
+from arc_seal.models.prompt import Encoded, Model, demonstrations_prompt
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
 from tests.self_edit.builders import edit, random_grid
 

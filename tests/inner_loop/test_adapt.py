@@ -14,12 +14,10 @@ from arc_seal.errors import Diverged, InvalidSelfEdit, OverBudget, Status
 from arc_seal.inner_loop.adapt import adapt
 from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, TrainingSettings
 from arc_seal.inner_loop.vote import vote
-from arc_seal.models.base import Model, ModelSource
-from arc_seal.models.prompt import demonstrations_prompt
-from arc_seal.models.source import GridSource, ScriptedSource
-from arc_seal.sandbox.base import Limits
-from arc_seal.sandbox.inline import InlineExecutor
+from arc_seal.models.prompt import Model, ModelSource, demonstrations_prompt
+from arc_seal.models.weights import GridSource, ScriptedSource
 from arc_seal.sandbox.process import ProcessExecutor
+from arc_seal.sandbox.worker import InlineExecutor, Limits
 from arc_seal.self_edit.edit import ToolCall
 from tests.inner_loop.builders import TURNS, copying_task, ignore, job
 from tests.models.builders import MODELS, MakeModel, grid_model, grid_network

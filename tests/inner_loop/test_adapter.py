@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from arc_seal.inner_loop.adapter import attached
-from arc_seal.models.base import Model
+from arc_seal.inner_loop.lora import attached
+from arc_seal.models.prompt import Model
 from tests.inner_loop.builders import copying_task, examples_of, learn
 from tests.models.builders import MODELS
 

@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc_seal.inner_loop.batches import MAX_PADDING, make_batches, padding_share
+from arc_seal.inner_loop.train import MAX_PADDING, make_batches, padding_share
 
 lengths = st.lists(st.integers(1, 5000) | st.integers(400, 440), min_size=1, max_size=60) | st.lists(
     st.integers(80, 125), min_size=10, max_size=60

@@ -10,12 +10,9 @@ import torch
 from arc_seal.arc.grid import MAX_SIDE
 from arc_seal.arc.task import Task
 from arc_seal.errors import Diverged
-from arc_seal.inner_loop.decode import Decoded, decode
-from arc_seal.inner_loop.reader import Reader
-from arc_seal.inner_loop.spelling import Spelling
-from arc_seal.models.base import Encoded, Model
-from arc_seal.models.positions import Cursors, model_positions
-from arc_seal.models.prompt import query_prompt
+from arc_seal.inner_loop.predict import Decoded, Spelling, decode
+from arc_seal.models.generate import Cursors, Reader, model_positions
+from arc_seal.models.prompt import Encoded, Model, query_prompt
 from tests.inner_loop.builders import adapted, copying_task
 from tests.models.builders import MODELS, MakeModel
 from tests.self_edit.builders import random_grid

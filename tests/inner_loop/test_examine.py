@@ -7,7 +7,7 @@ import pytest
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import OverBudget
-from arc_seal.inner_loop.examine import examine, left_out
+from arc_seal.inner_loop.adapt import examine, left_out
 from arc_seal.inner_loop.job import ExamineJob, Progress
 from arc_seal.models.scripted import ScriptedModel
 from tests.inner_loop.builders import copying_task, ignore, job

@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from arc_seal.errors import InputError
-from arc_seal.inner_loop.adapter import attached, worn
-from arc_seal.inner_loop.finetune import finetune
 from arc_seal.inner_loop.job import FinetuneSettings, Progress
-from arc_seal.models.base import Encoded, Model
-from arc_seal.models.positions import model_positions
-from arc_seal.models.prompt import Prompt, Turn
-from arc_seal.models.source import GridSource
+from arc_seal.inner_loop.lora import attached, worn
+from arc_seal.inner_loop.policy import finetune
+from arc_seal.models.generate import model_positions
+from arc_seal.models.prompt import Encoded, Model, Prompt, Turn
+from arc_seal.models.weights import GridSource
 from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
 from tests.inner_loop.test_adapter import hidden, lora, snapshot
 from tests.models.builders import MODELS, SMALL, grid_network

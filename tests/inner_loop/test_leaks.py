@@ -16,9 +16,8 @@ from pydantic import BaseModel
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Solution, Task
-from arc_seal.inner_loop.job import AdaptJob
-from arc_seal.models.base import Sampling
-from arc_seal.outer_loop.policy import WriteJob
+from arc_seal.inner_loop.job import AdaptJob, WriteJob
+from arc_seal.models.prompt import Sampling
 from tests.inner_loop.builders import TURNS, job
 from tests.self_edit.builders import random_grid
 

@@ -10,9 +10,8 @@ from peft import LoraConfig
 from peft.tuners.lora import Linear
 from torch import Tensor
 
-from arc_seal.inner_loop.adapter import attached
-from arc_seal.inner_loop.lora_layer import FoldingLinear, folded
-from arc_seal.models.base import Model
+from arc_seal.inner_loop.lora import FoldingLinear, attached, folded
+from arc_seal.models.prompt import Model
 from tests.models.builders import MODELS
 
 

@@ -7,12 +7,10 @@ import pytest
 
 from arc_seal.arc.grid import Grid
 from arc_seal.inner_loop.adapt import adapt
-from arc_seal.inner_loop.decode import decode
 from arc_seal.inner_loop.job import DecodeSettings
-from arc_seal.inner_loop.reader import Reader
-from arc_seal.inner_loop.score import score
-from arc_seal.models.base import Model
-from arc_seal.models.prompt import query_prompt
+from arc_seal.inner_loop.predict import decode, score
+from arc_seal.models.generate import Reader
+from arc_seal.models.prompt import Model, query_prompt
 from tests.inner_loop.builders import TURNS, adapted, copying_task, ignore, job
 from tests.models.builders import MODELS, MakeModel
 

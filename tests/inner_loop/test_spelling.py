@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arc_seal.arc.grid import MAX_SIDE, Grid
-from arc_seal.inner_loop.spelling import END, ROW_END, SYMBOLS, Spelling, symbols_of
+from arc_seal.inner_loop.predict import END, ROW_END, SYMBOLS, Spelling, symbols_of
 from tests.arc.strategies import grids
 
 LONGEST = MAX_SIDE * (MAX_SIDE + 1)

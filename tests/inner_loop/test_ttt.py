@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from arc_seal.errors import Diverged, OverBudget
-from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.job import Progress
-from arc_seal.inner_loop.ttt import _schedule
-from arc_seal.models.base import Encoded, Model
-from arc_seal.models.positions import model_positions
+from arc_seal.inner_loop.lora import attached
+from arc_seal.inner_loop.train import _schedule
+from arc_seal.models.generate import model_positions
+from arc_seal.models.prompt import Encoded, Model
 from tests.inner_loop.builders import copying_task, examples_of, learn
 from tests.models.builders import MODELS, MakeModel
 

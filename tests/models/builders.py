@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.models.base import Model
-from arc_seal.models.grid_model import GridModel
-from arc_seal.models.grid_transformer import Addition, GridConfig, GridForCausalLM
+from arc_seal.models.grid_network import Addition, GridConfig, GridForCausalLM
+from arc_seal.models.model import GridModel
+from arc_seal.models.prompt import Model
 from arc_seal.models.scripted import CHAT_TEMPLATE, ScriptedModel, tiny_network, tiny_tokenizer
 
 MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from arc_seal.models.base import Encoded
-from arc_seal.models.batch import collate
+from arc_seal.models.model import collate
+from arc_seal.models.prompt import Encoded
 
 SEEDS = st.integers(0, 2**32)
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from arc_seal.errors import InputError, ModelError
-from arc_seal.models.loading import pick_device, pick_dtype
+from arc_seal.models.model import pick_device, pick_dtype
 from arc_seal.models.scripted import ScriptedModel
-from arc_seal.models.source import ChatSource
+from arc_seal.models.weights import ChatSource
 from tests.models.builders import byte_tokenizer, save_model
 from tests.models.test_loaded import PROMPT, write
 
@@ -124,7 +124,7 @@ def test_missing_folder_is_refused(location: str) -> None:
 
 
 def test_hub_id_without_a_network_is_refused(tmp_path: Path) -> None:
-    code = "from arc_seal.models.source import ChatSource; ChatSource('x', 'nobody/nothing', device='cpu').load()"
+    code = "from arc_seal.models.weights import ChatSource; ChatSource('x', 'nobody/nothing', device='cpu').load()"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     last = run.stderr.splitlines()[-1]

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
 from arc_seal.errors import ModelError
-from arc_seal.models.codec import TEMPLATE_DATE, ChatCodec
+from arc_seal.models.chat import TEMPLATE_DATE, ChatCodec
 from arc_seal.models.prompt import Prompt, Turn, demonstrations_prompt, query_prompt
 from arc_seal.models.scripted import CHAT_TEMPLATE
 from arc_seal.models.weights import resolve

@@ -12,12 +12,21 @@ from hypothesis import strategies as st
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.models.base import Encoded
-from arc_seal.models.grid_codec import GridCodec, grid_segment, join, text_segment
-from arc_seal.models.grid_places import places_of
-from arc_seal.models.grid_vocabulary import ASK, END, FIRST_BYTE, INPUT, OUTPUT, ROW_END
-from arc_seal.models.prompt import Prompt, Turn, demonstrations_prompt, query_prompt
-from arc_seal.outer_loop.policy import self_edit_prompt
+from arc_seal.inner_loop.job import self_edit_prompt
+from arc_seal.models.grid_codec import (
+    ASK,
+    END,
+    FIRST_BYTE,
+    INPUT,
+    OUTPUT,
+    ROW_END,
+    GridCodec,
+    grid_segment,
+    join,
+    text_segment,
+)
+from arc_seal.models.grid_network import places_of
+from arc_seal.models.prompt import Encoded, Prompt, Turn, demonstrations_prompt, query_prompt
 from tests.arc.strategies import grids, tasks
 from tests.models.builders import SMALL
 from tests.self_edit.builders import random_grid

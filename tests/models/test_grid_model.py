@@ -15,13 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from arc_seal.config import make
 from arc_seal.errors import ModelError
-from arc_seal.models.grid_codec import text_segment
-from arc_seal.models.grid_model import GridModel, grid_tokenizer
-from arc_seal.models.grid_vocabulary import ASK, END, FIRST_BYTE, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY
+from arc_seal.files import conf_dir, weights_dir
+from arc_seal.models.grid_codec import ASK, END, FIRST_BYTE, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY, text_segment
+from arc_seal.models.model import GridModel, grid_tokenizer
 from arc_seal.models.prompt import query_prompt
-from arc_seal.models.source import GridSource
-from arc_seal.models.weights import resolve
-from arc_seal.places import conf_dir, weights_dir
+from arc_seal.models.weights import GridSource, resolve
 from tests.models.builders import SMALL, grid_model, grid_network, save_model
 from tests.models.test_loaded import write
 

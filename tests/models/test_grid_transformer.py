@@ -20,16 +20,21 @@ from transformers.cache_utils import DynamicCache
 from arc_seal.arc.grid import Grid
 from arc_seal.config import make
 from arc_seal.errors import InputError
-from arc_seal.inner_loop.adapter import attached
-from arc_seal.models.base import Encoded
-from arc_seal.models.grid_codec import GridCodec
-from arc_seal.models.grid_model import GridModel
-from arc_seal.models.grid_places import Rotation, next_places, places_of, rotary_frequencies
-from arc_seal.models.grid_transformer import REVISIONS, GridConfig, GridForCausalLM, GridTransformer
-from arc_seal.models.grid_vocabulary import AXES, END, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY, next_place
-from arc_seal.models.head import check_head
-from arc_seal.models.prompt import Prompt, demonstrations_prompt, query_prompt
-from arc_seal.places import conf_dir
+from arc_seal.files import conf_dir
+from arc_seal.inner_loop.lora import attached
+from arc_seal.models.grid_codec import AXES, END, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY, GridCodec, next_place
+from arc_seal.models.grid_network import (
+    REVISIONS,
+    GridConfig,
+    GridForCausalLM,
+    GridTransformer,
+    Rotation,
+    next_places,
+    places_of,
+    rotary_frequencies,
+)
+from arc_seal.models.model import GridModel, check_head
+from arc_seal.models.prompt import Encoded, Prompt, demonstrations_prompt, query_prompt
 from tests.models.builders import SMALL, grid_network
 from tests.models.test_grid_codec import PROMPTS
 from tests.self_edit.builders import random_grid, random_task
@@ -377,7 +382,7 @@ def test_heads_that_cannot_be_turned_are_refused(hidden_size: int, heads: int) -
     )
     with pytest.raises(ValueError, match=found):
         GridConfig(hidden_size=hidden_size, num_attention_heads=heads)
-    settings_ = {"_target_": "arc_seal.models.grid_transformer.GridConfig"}
+    settings_ = {"_target_": "arc_seal.models.grid_network.GridConfig"}
     with pytest.raises(InputError, match=found):
         make({**settings_, "hidden_size": hidden_size, "num_attention_heads": heads})
 

@@ -12,7 +12,7 @@ from transformers.models.granite import GraniteConfig
 from transformers.models.phi import PhiConfig
 
 from arc_seal.errors import ModelError
-from arc_seal.models.head import check_head, logits_of
+from arc_seal.models.model import check_head, logits_of
 from arc_seal.models.scripted import tiny_network
 
 TOKENS = torch.tensor([3, 60, 7, 11])

@@ -9,12 +9,9 @@ import pytest
 import torch
 
 from arc_seal.errors import ModelError
-from arc_seal.models.base import Completion, Encoded, Model, Sampling
-from arc_seal.models.batch import collate
-from arc_seal.models.grammar import TokenGrammar
-from arc_seal.models.grid_model import GridModel, grid_tokenizer
-from arc_seal.models.positions import model_positions
-from arc_seal.models.prompt import Prompt, Turn
+from arc_seal.models.generate import TokenGrammar, model_positions
+from arc_seal.models.model import GridModel, collate, grid_tokenizer
+from arc_seal.models.prompt import Completion, Encoded, Model, Prompt, Sampling, Turn
 from arc_seal.models.scripted import tiny_tokenizer
 from arc_seal.self_edit.schema import COMPACT, Bounds, SelfEditSchema
 from tests.models.builders import MODELS, SMALL

@@ -9,8 +9,7 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.task import Solution, Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Entry, Solution, Task
 from arc_seal.errors import ExecutorClosed, Status
 from arc_seal.inner_loop.job import (
     AdaptJob,
@@ -18,15 +17,16 @@ from arc_seal.inner_loop.job import (
     Candidate,
     Examination,
     ExamineJob,
+    FinetuneJob,
     Progress,
     Report,
     Result,
     TrainingRecord,
+    WriteJob,
 )
-from arc_seal.models.base import Completion
-from arc_seal.outer_loop.ledger_rows import PolicyRow, ProposalRow, RolloutRow
-from arc_seal.outer_loop.policy import FinetuneJob, WriteJob
-from arc_seal.sandbox.base import Outcome
+from arc_seal.models.prompt import Completion
+from arc_seal.outer_loop.ledger import PolicyRow, ProposalRow, RolloutRow
+from arc_seal.sandbox.worker import Outcome
 from tests.outer_loop.test_solver import SCHEMA, SETTINGS
 from tests.self_edit.builders import edit, random_task
 

@@ -12,8 +12,7 @@ from typing import Any
 from arc_seal.arc.grid import Grid
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Attempt
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import PolicyRow, ProposalRow, RolloutRow
+from arc_seal.outer_loop.ledger import Ledger, PolicyRow, ProposalRow, RolloutRow
 
 PROCESSES = multiprocessing.get_context("forkserver")
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Entry
 from arc_seal.errors import Status
-from arc_seal.inner_loop.job import AdaptJob, Attempt, ExamineJob
+from arc_seal.inner_loop.job import AdaptJob, Attempt, ExamineJob, WriteJob
 from arc_seal.outer_loop.collect import Collection, collect
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import ProposalRow, RolloutRow
-from arc_seal.outer_loop.policy import WriteJob
+from arc_seal.outer_loop.ledger import Ledger, ProposalRow, RolloutRow
 from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed
 from tests.outer_loop.fakes import RIGHT, ROLLOUTS, TEXTS, FakeExecutor, Notes, entries, rate, spoken, untimed
 

@@ -8,8 +8,8 @@ import pytest
 
 from arc_seal.errors import ExecutorClosed
 from arc_seal.inner_loop.job import Report
-from arc_seal.outer_loop.crew import concurrently
-from arc_seal.sandbox.base import Job, Outcome, R
+from arc_seal.outer_loop.collect import concurrently
+from arc_seal.sandbox.worker import Job, Outcome, R
 from tests.inner_loop.builders import ignore, job
 from tests.outer_loop.fakes import FakeExecutor
 from tests.self_edit.builders import random_task

@@ -10,7 +10,7 @@ import pytest
 
 from arc_seal.arc.task import Solution
 from arc_seal.errors import InputError, Status
-from arc_seal.inner_loop.job import AdaptJob, ExamineJob
+from arc_seal.inner_loop.job import AdaptJob, ExamineJob, WriteJob
 from arc_seal.outer_loop.evaluate import (
     TITLES,
     Evaluation,
@@ -21,9 +21,7 @@ from arc_seal.outer_loop.evaluate import (
     foresight,
     table_rows,
 )
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import RolloutRow
-from arc_seal.outer_loop.policy import WriteJob
+from arc_seal.outer_loop.ledger import Ledger, RolloutRow
 from tests.outer_loop.fakes import RIGHT, ROLLOUTS, TEXTS, WRONG, FakeExecutor, Notes, entries, rate
 from tests.outer_loop.ledger_builders import rollout
 from tests.self_edit.builders import random_task

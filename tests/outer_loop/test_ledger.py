@@ -16,9 +16,7 @@ from pydantic import TypeAdapter
 
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Attempt
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import TABLES, PolicyRow, ProposalRow, RolloutRow, key
-from arc_seal.outer_loop.ledger_schema import connect_writer
+from arc_seal.outer_loop.ledger import TABLES, Ledger, PolicyRow, ProposalRow, RolloutRow, connect_writer, key
 from tests.arc.strategies import grids
 from tests.outer_loop.ledger_builders import policy, proposal, rollout
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from arc_seal.errors import InputError
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_schema import MIGRATIONS
+from arc_seal.outer_loop.ledger import MIGRATIONS, Ledger
 from tests.outer_loop.ledger_builders import rollout
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from arc_seal.errors import InputError
-from arc_seal.outer_loop.ledger_schema import (
+from arc_seal.outer_loop.ledger import (
     APPLICATION_ID,
     MIGRATIONS,
     Step,

@@ -8,14 +8,18 @@ import pytest
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.inner_loop.job import FinetuneSettings, Progress
-from arc_seal.models.base import Sampling
-from arc_seal.models.prompt import Prompt
+from arc_seal.inner_loop.job import (
+    MAX_PROMPT_TOKENS,
+    FinetuneJob,
+    FinetuneSettings,
+    Lesson,
+    Progress,
+    WriteJob,
+    self_edit_prompt,
+)
+from arc_seal.models.prompt import Prompt, Sampling
 from arc_seal.models.scripted import ScriptedModel
-from arc_seal.outer_loop.lesson import Lesson
-from arc_seal.outer_loop.policy import MAX_PROMPT_TOKENS, FinetuneJob, WriteJob, self_edit_prompt
-from arc_seal.self_edit.paper import ORACLE, PaperBounds, PaperSchema, compiled
-from arc_seal.self_edit.schema import Bounds, SelfEditSchema
+from arc_seal.self_edit.schema import ORACLE, Bounds, PaperBounds, PaperSchema, SelfEditSchema, compiled
 from tests.models.builders import MODELS, SMALL, MakeModel
 from tests.self_edit.builders import TOOLBOX, edit, random_task
 

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import FinetuneSettings
-from arc_seal.outer_loop.ledger_rows import RolloutRow
-from arc_seal.outer_loop.restem import RestemSettings, chosen, rewarded, wearing
-from arc_seal.outer_loop.round_summary import RoundSummary, summarise
+from arc_seal.outer_loop.ledger import RolloutRow
+from arc_seal.outer_loop.restem import RestemSettings, RoundSummary, chosen, rewarded, summarise, wearing
 from tests.outer_loop.fakes import ROLLOUTS
 from tests.outer_loop.ledger_builders import rollout
 

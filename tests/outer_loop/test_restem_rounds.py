@@ -11,19 +11,15 @@ from typing import Any
 import pytest
 
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.task import Solution, Task
-from arc_seal.arc.task_file import Entry
+from arc_seal.arc.task import Entry, Solution, Task
 from arc_seal.errors import Diverged, InputError, Status
-from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneSettings
-from arc_seal.models.base import Sampling
+from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, FinetuneSettings, Lesson, WriteJob
+from arc_seal.models.prompt import Sampling
 from arc_seal.models.scripted import ScriptedModel
-from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.ledger_rows import PolicyRow, RolloutRow
-from arc_seal.outer_loop.lesson import Lesson
-from arc_seal.outer_loop.policy import FinetuneJob, WriteJob
+from arc_seal.outer_loop.ledger import Ledger, PolicyRow, RolloutRow
 from arc_seal.outer_loop.restem import RestemSettings, restem
 from arc_seal.outer_loop.rollout import derived_seed
-from arc_seal.self_edit.paper import ORACLE, PaperBounds, PaperSchema, compiled
+from arc_seal.self_edit.schema import ORACLE, PaperBounds, PaperSchema, compiled
 from tests.inner_loop.builders import copying_task, ignore
 from tests.outer_loop.fakes import ROLLOUTS, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
 from tests.outer_loop.test_restem import LABEL_FREE, PAPER, of

@@ -9,11 +9,9 @@ import pytest
 
 from arc_seal.arc.task import Solution
 from arc_seal.errors import Status
-from arc_seal.inner_loop.job import AdaptJob, ExamineJob
-from arc_seal.outer_loop.policy import WriteJob
+from arc_seal.inner_loop.job import AdaptJob, ExamineJob, WriteJob
 from arc_seal.outer_loop.rollout import Proposal, Rollout
-from arc_seal.outer_loop.selection import SelectSettings, roll_out_best
-from arc_seal.outer_loop.solver import SolveSettings, solve_task
+from arc_seal.outer_loop.solve import SelectSettings, SolveSettings, roll_out_best, solve_task
 from tests.outer_loop.fakes import ROLLOUTS, TEXTS, FakeExecutor, entries, rate, spoken
 from tests.outer_loop.test_solver import SCHEMA, Diary
 from tests.self_edit.builders import random_task

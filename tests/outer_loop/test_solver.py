@@ -12,14 +12,13 @@ from pydantic import TypeAdapter
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Solution, Task
 from arc_seal.errors import InputError, Status
+from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
 from arc_seal.inner_loop.vote import vote
-from arc_seal.models.source import ScriptedSource
+from arc_seal.models.weights import ScriptedSource
 from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed, versions
-from arc_seal.outer_loop.solver import Solved, SolveSettings, solve_task
-from arc_seal.places import tools_dir
-from arc_seal.sandbox.base import Limits
-from arc_seal.sandbox.inline import InlineExecutor
+from arc_seal.outer_loop.solve import Solved, SolveSettings, solve_task
+from arc_seal.sandbox.worker import InlineExecutor, Limits
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
 from arc_seal.self_edit.schema import Bounds, Interval, Rates, SelfEditSchema
 from tests.inner_loop.builders import copying_task

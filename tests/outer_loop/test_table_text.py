@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 from arc_seal.outer_loop.statistics import Interval
-from arc_seal.outer_loop.table import Difference, TableRow, make_table
-from arc_seal.outer_loop.table_text import HEADINGS, cells, difference_text, run_lines, to_markdown
+from arc_seal.outer_loop.table import (
+    HEADINGS,
+    Difference,
+    TableRow,
+    cells,
+    difference_text,
+    make_table,
+    run_lines,
+    to_markdown,
+)
 from tests.outer_loop.table_builders import IN_CONTEXT, SEAL, evaluation, row
 
 GOLDEN = Path(__file__).parent / "golden" / "table.md"

@@ -12,11 +12,11 @@ import torch
 from torch.optim import Optimizer
 
 from arc_seal.errors import InputError
-from arc_seal.models.grid_transformer import GridForCausalLM
-from arc_seal.pretraining.checkpoint import Clock, Log, claimed, read_clock, restore, save
-from arc_seal.pretraining.optimizer import OptimizerSettings, make_optimizers
+from arc_seal.files import UNFINISHED, write_whole
+from arc_seal.models.grid_network import GridForCausalLM
+from arc_seal.pretraining.loop import Clock, Log, claimed, read_clock, restore, save
+from arc_seal.pretraining.optim import OptimizerSettings, make_optimizers
 from arc_seal.pretraining.stream import Position
-from arc_seal.whole_file import UNFINISHED, write_whole
 from tests.models.builders import grid_network
 from tests.pretraining.tiny import PROCESSES, die, is_same
 

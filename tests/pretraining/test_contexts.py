@@ -7,15 +7,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arc_seal.arc.contamination import fingerprint
-from arc_seal.arc.grid import Grid, grid_tokens
-from arc_seal.arc.symmetry import SYMMETRIES, apply
+from arc_seal.arc.grid import SYMMETRIES, Grid, apply, grid_tokens
+from arc_seal.arc.splits import fingerprint
 from arc_seal.arc.task import Demonstration
-from arc_seal.models.base import Encoded
-from arc_seal.models.grid_codec import GridCodec
-from arc_seal.models.grid_vocabulary import ASK, END, FIRST_BYTE, INPUT, OUTPUT
-from arc_seal.models.prompt import demonstrations_prompt
-from arc_seal.pretraining.contexts import (
+from arc_seal.models.grid_codec import ASK, END, FIRST_BYTE, INPUT, OUTPUT, GridCodec
+from arc_seal.models.prompt import Encoded, demonstrations_prompt
+from arc_seal.pretraining.pool import Pair, Pool
+from arc_seal.pretraining.stream import (
     ContextSettings,
     augmented,
     draw_change,
@@ -24,7 +22,6 @@ from arc_seal.pretraining.contexts import (
     encode,
     is_drawable,
 )
-from arc_seal.pretraining.pool import Pair, Pool
 from tests.arc.strategies import grids
 from tests.pretraining.tiny import SETTINGS, tiny_pool, write_number
 

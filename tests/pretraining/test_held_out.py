@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from arc_seal.arc.task import Solution, Task
-from arc_seal.models.base import Encoded
-from arc_seal.models.grid_codec import GridCodec
-from arc_seal.models.grid_transformer import GridForCausalLM
-from arc_seal.models.grid_vocabulary import OUTPUT, VOCABULARY
-from arc_seal.models.prompt import query_prompt
-from arc_seal.pretraining.held_out import pool_contexts, score, task_contexts
+from arc_seal.models.grid_codec import OUTPUT, VOCABULARY, GridCodec
+from arc_seal.models.grid_network import GridForCausalLM
+from arc_seal.models.prompt import Encoded, query_prompt
+from arc_seal.pretraining.loop import pool_contexts, score, task_contexts
 from tests.models.builders import SMALL, grid_network
 from tests.pretraining.tiny import tiny_pool
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from arc_seal.pretraining.interrupts import SIGNALS, interrupts
+from arc_seal.pretraining.pool import SIGNALS, interrupts
 from tests.pretraining.tiny import interruptible
 
 

@@ -10,12 +10,10 @@ import pytest
 import torch
 
 from arc_seal.errors import Diverged, InputError
-from arc_seal.pretraining.checkpoint import LATEST, STABLE, read_clock
-from arc_seal.pretraining.contexts import ContextSettings
-from arc_seal.pretraining.loop import Sign
-from arc_seal.pretraining.optimizer import OptimizerSettings
-from arc_seal.pretraining.stream import Chunks
-from arc_seal.whole_file import UNFINISHED
+from arc_seal.files import UNFINISHED
+from arc_seal.pretraining.loop import LATEST, STABLE, Sign, read_clock
+from arc_seal.pretraining.optim import OptimizerSettings
+from arc_seal.pretraining.stream import Chunks, ContextSettings
 from tests.models.builders import grid_network
 from tests.pretraining.tiny import (
     BATCH_TOKENS,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import Muon
 
-from arc_seal.pretraining.muon import StackedMuon, orthogonal
+from arc_seal.pretraining.optim import StackedMuon, orthogonal
 
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 

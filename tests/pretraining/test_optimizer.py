@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import AdamW, Muon
 
-from arc_seal.pretraining.optimizer import OptimizerSettings, decays, make_optimizers, rate_factor, set_rates
+from arc_seal.pretraining.optim import OptimizerSettings, decays, make_optimizers, rate_factor, set_rates
 from tests.models.builders import grid_network
 
 SETTINGS = OptimizerSettings(warmup_tokens=1000, decay_share=0.25)

@@ -12,32 +12,30 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from arc_seal.arc.contamination import solved_pairs
 from arc_seal.arc.datasets import DEV, SEAL_TRAINING, load_task, load_tasks
-from arc_seal.arc.splits import UNTRAINED, never_trained, untrained
-from arc_seal.arc.symmetry import SYMMETRIES, apply
+from arc_seal.arc.grid import SYMMETRIES, apply
+from arc_seal.arc.splits import UNTRAINED, never_trained, solved_pairs, untrained
 from arc_seal.arc.task import Demonstration
 from arc_seal.cli import rewrite
 from arc_seal.config import Composed, launch, make, read_config
 from arc_seal.errors import InputError
-from arc_seal.models.grid_transformer import GridForCausalLM
-from arc_seal.models.grid_vocabulary import FIRST_BYTE
-from arc_seal.models.source import GridSource
-from arc_seal.places import tools_dir
-from arc_seal.pretraining.checkpoint import LATEST
-from arc_seal.pretraining.contexts import ContextSettings
-from arc_seal.pretraining.first_weights import first_weights
-from arc_seal.pretraining.loop import RunSettings, Sign
-from arc_seal.pretraining.optimizer import OptimizerSettings
+from arc_seal.files import tools_dir
+from arc_seal.models.grid_codec import FIRST_BYTE
+from arc_seal.models.grid_network import GridForCausalLM
+from arc_seal.models.weights import GridSource
+from arc_seal.pretraining.loop import LATEST, RunSettings, Sign
+from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.run import (
     PretrainConfig,
     SelfEditWriter,
     export,
+    first_weights,
     run,
     training_pools,
     unseen,
 )
+from arc_seal.pretraining.stream import ContextSettings
 from arc_seal.self_edit.schema import Bounds, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
 from tests.arc.test_splits import all_images, spelt

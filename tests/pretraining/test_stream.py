@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arc_seal.arc.datasets import load_tasks
-from arc_seal.models.base import Encoded
-from arc_seal.models.batch import Batch
-from arc_seal.models.grid_places import places_of
-from arc_seal.models.grid_vocabulary import PAD
-from arc_seal.pretraining.contexts import ContextSettings, draw_context
+from arc_seal.models.grid_codec import PAD
+from arc_seal.models.grid_network import places_of
+from arc_seal.models.model import Batch
+from arc_seal.models.prompt import Encoded
 from arc_seal.pretraining.pool import Pool
-from arc_seal.pretraining.stream import Chunks, Position, cut, read_stream
+from arc_seal.pretraining.stream import Chunks, ContextSettings, Position, cut, draw_context, read_stream
 from tests.pretraining.tiny import BATCH_TOKENS, SETTINGS, is_same, tiny_chunks, tiny_pool, write_number
 
 ROOT = Path(__file__).parents[2]

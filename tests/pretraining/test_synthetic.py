@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from arc_seal.errors import InputError
-from arc_seal.pretraining.pool import Pool
+from arc_seal.pretraining.pool import Made, Pool, Recipe, make_pairs, synthetic_pool
 from arc_seal.pretraining.re_arc import Fault, Limits
-from arc_seal.pretraining.synthetic import Made, Recipe, make_pairs, synthetic_pool
 from tests.pretraining.builders import TASK_IDS, needs_re_arc
 
 pytestmark = needs_re_arc

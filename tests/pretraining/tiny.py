@@ -14,14 +14,11 @@ import numpy as np
 import torch
 
 from arc_seal.arc.task import Demonstration
-from arc_seal.models.grid_transformer import GridForCausalLM
-from arc_seal.pretraining.checkpoint import LATEST, Clock
-from arc_seal.pretraining.contexts import ContextSettings
-from arc_seal.pretraining.held_out import pool_contexts
-from arc_seal.pretraining.loop import RunSettings, Sign, pretrain
-from arc_seal.pretraining.optimizer import OptimizerSettings
+from arc_seal.models.grid_network import GridForCausalLM
+from arc_seal.pretraining.loop import LATEST, Clock, RunSettings, Sign, pool_contexts, pretrain
+from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
-from arc_seal.pretraining.stream import Chunks
+from arc_seal.pretraining.stream import Chunks, ContextSettings
 from tests.models.builders import grid_network
 from tests.self_edit.builders import random_grid
 

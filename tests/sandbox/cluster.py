@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from arc_seal.sandbox.ray_roster import Placement
+from arc_seal.sandbox.ray import Placement
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: arc-seal[ray]")
 

@@ -33,7 +33,7 @@ def command(body: str) -> list[str]:
         import sys, threading, time
         from concurrent.futures import ThreadPoolExecutor
         from pathlib import Path
-        from arc_seal.sandbox.base import Limits
+        from arc_seal.sandbox.worker import Limits
         from arc_seal.sandbox.process import ProcessExecutor
         from tests.sandbox import jobs
         def tell(progress):

@@ -11,11 +11,9 @@ from omegaconf import OmegaConf
 
 from arc_seal.errors import ExecutorClosed, InputError, ModelError, Status
 from arc_seal.inner_loop.job import Progress
-from arc_seal.sandbox.base import Executor, Limits
-from arc_seal.sandbox.inline import InlineExecutor
-from arc_seal.sandbox.process import ProcessExecutor
+from arc_seal.sandbox.process import ProcessExecutor, Workers
 from arc_seal.sandbox.ray import RayExecutor
-from arc_seal.sandbox.workers import Workers
+from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits
 from tests.sandbox import jobs
 from tests.sandbox.cluster import needs_ray, placement
 

@@ -20,8 +20,7 @@ from arc_seal.errors import (
     Status,
 )
 from arc_seal.inner_loop.job import Progress
-from arc_seal.sandbox.base import Limits
-from arc_seal.sandbox.inline import InlineExecutor, failure_status
+from arc_seal.sandbox.worker import InlineExecutor, Limits, failure_status
 from tests.sandbox import jobs
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Progress
-from arc_seal.sandbox.base import Limits
 from arc_seal.sandbox.process import ProcessExecutor
+from arc_seal.sandbox.worker import Limits
 from tests.sandbox import jobs
 from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, workers_told
 

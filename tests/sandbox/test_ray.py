@@ -11,8 +11,8 @@ import pytest
 
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Progress
-from arc_seal.sandbox.base import Limits
 from arc_seal.sandbox.ray import RayExecutor
+from arc_seal.sandbox.worker import Limits
 from tests.sandbox import jobs
 from tests.sandbox.cluster import needs_ray, placement
 from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, session_members, workers_told
@@ -47,7 +47,7 @@ def test_a_cluster_that_is_not_there_is_said_in_one_line() -> None:
     body = """
         from arc_seal.errors import InputError
         from arc_seal.sandbox.ray import RayExecutor
-        from arc_seal.sandbox.ray_roster import Placement
+        from arc_seal.sandbox.ray import Placement
         executor = RayExecutor(jobs.FakeSource(Path("log")), Limits(), Placement("127.0.0.1:1", 1, 1, 0, 60.0))
         executor.start()
         try:
@@ -94,7 +94,7 @@ def test_a_cluster_without_room_is_said_in_one_line(cluster: Any, tmp_path: Path
 def test_an_interrupt_ends_the_jobs_on_the_cluster(cluster: Any, tmp_path: Path, threads: int, at_work: int) -> None:
     parent = begun(f"""
         from arc_seal.sandbox.ray import RayExecutor
-        from arc_seal.sandbox.ray_roster import Placement
+        from arc_seal.sandbox.ray import Placement
         source = jobs.FakeSource(Path({str(tmp_path / "log")!r}))
         executor = RayExecutor(source, Limits(600.0), Placement({cluster.address!r}, 2, 0.5, 0, 60.0))
         def work(number):

@@ -14,8 +14,8 @@ import pytest
 
 from arc_seal.errors import ExecutorClosed, Status
 from arc_seal.inner_loop.job import Progress
-from arc_seal.sandbox.base import Executor
 from arc_seal.sandbox.process import ProcessExecutor
+from arc_seal.sandbox.worker import Executor
 from tests.sandbox import jobs
 from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, session_members, workers_told
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.places import tools_dir
+from arc_seal.files import tools_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training
 from arc_seal.self_edit.toolbox import Toolbox
 

@@ -192,7 +192,7 @@ def test_tool_without_a_way_back_makes_examples_but_no_views(tmp_path: Path) -> 
     write_tool(
         tmp_path,
         "blank",
-        "from arc_seal.self_edit.view import View\n"
+        "from arc_seal.self_edit.toolbox import View\n"
         "def blank(task, rng):\n    '''Empty the grids.'''\n"
         "    return View(task.map_grids(lambda grid: grid.mapped(lambda cells: cells * 0)), None)\n",
     )

@@ -11,11 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arc_seal.errors import InputError
-from arc_seal.places import tools_dir
+from arc_seal.files import tools_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
-from arc_seal.self_edit.paper import PaperBounds, PaperSchema, Strategy
 from arc_seal.self_edit.random_edit import RandomEdits, draw_edit, random_edit
-from arc_seal.self_edit.schema import Bounds, Interval, Rates, Schema, SelfEditSchema
+from arc_seal.self_edit.schema import (
+    Bounds,
+    Interval,
+    PaperBounds,
+    PaperSchema,
+    Rates,
+    Schema,
+    SelfEditSchema,
+    Strategy,
+)
 from arc_seal.self_edit.toolbox import Toolbox
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, write_tool
 
@@ -36,7 +44,7 @@ from random import Random
 from typing import Annotated, Literal
 from pydantic import Field
 from arc_seal.arc.task import Task
-from arc_seal.self_edit.view import View, unchanged
+from arc_seal.self_edit.toolbox import View, unchanged
 
 def {name}(task: Task, rng: Random, *, {arguments}) -> View:
     \"\"\"Leave the task as it is.\"\"\"

@@ -11,11 +11,9 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from arc_seal.errors import InputError, InvalidSelfEdit
-from arc_seal.places import conf_dir
+from arc_seal.files import conf_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, canonical
-from arc_seal.self_edit.forms import make_schema
-from arc_seal.self_edit.paper import PaperBounds, PaperSchema
-from arc_seal.self_edit.schema import Bounds, SelfEditSchema
+from arc_seal.self_edit.schema import Bounds, PaperBounds, PaperSchema, SelfEditSchema, make_schema
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, values
 
 SCHEMA = SelfEditSchema(TOOLBOX, Bounds())

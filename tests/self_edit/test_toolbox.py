@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from arc_seal.errors import InputError, InvalidSelfEdit
-from arc_seal.places import tools_dir
+from arc_seal.files import tools_dir
 from arc_seal.self_edit.edit import ToolCall
 from arc_seal.self_edit.schema import Bounds, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from arc_seal.arc.task import Task
 from arc_seal.self_edit.toolbox import Step
-from arc_seal.self_edit.view import View, unchanged
+from arc_seal.self_edit.toolbox import View, unchanged
 """
 
 REVERSE = f'''{HEAD}

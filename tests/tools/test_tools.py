@@ -10,7 +10,7 @@ from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import GridError
 from arc_seal.self_edit.edit import ToolCall
-from arc_seal.self_edit.view import View
+from arc_seal.self_edit.toolbox import View
 from tests.self_edit.builders import TOOLBOX, calls, random_task, tasks
 
 every_tool = pytest.mark.parametrize("name", [tool.name for tool in TOOLBOX.tools])

@@ -7,7 +7,7 @@ from arc_seal.arc.task import Demonstration, Solution, Task
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Attempt, Candidate, Result, TrainingRecord
 from arc_seal.outer_loop.rollout import Rollout
-from arc_seal.outer_loop.solver import Solved
+from arc_seal.outer_loop.solve import Solved
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training
 
 SELF_EDIT = SelfEdit(

@@ -3,12 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from arc_seal.pretraining.checkpoint import Clock
-from arc_seal.pretraining.held_out import Score
-from arc_seal.pretraining.loop import Sign
+from arc_seal.pretraining.loop import Clock, Score, Sign
+from arc_seal.pretraining.pool import Made
 from arc_seal.pretraining.run import Finished
-from arc_seal.pretraining.synthetic import Made
-from arc_seal.ui.pretraining import PretrainingView, measured
+from arc_seal.ui.views import PretrainingView, measured
 from tests.ui.golden import Clock as Watch
 from tests.ui.golden import colour_console, plain_console, shown
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Progress
-from arc_seal.outer_loop.round_summary import RoundSummary
-from arc_seal.ui.rollouts import RolloutsView, round_text
+from arc_seal.outer_loop.restem import RoundSummary
+from arc_seal.ui.views import RolloutsView, round_text
 from tests.outer_loop.ledger_builders import policy, proposal, rollout
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
 

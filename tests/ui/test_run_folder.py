@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.arc.submission import read_submission
+from arc_seal.arc.task import read_submission
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Attempt
-from arc_seal.outer_loop.solver import Solved
+from arc_seal.outer_loop.solve import Solved
 from arc_seal.ui.run_folder import Run, best_supported, load_result, without_times, write_run, write_sweep
 from tests.ui.builders import OTHER_SIZE, RIGHT, WRONG, later, solved
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from arc_seal.errors import Status
 from arc_seal.ui.run_folder import Run
-from arc_seal.ui.summary import summary, totals
+from arc_seal.ui.views import summary, totals
 from tests.ui.builders import RIGHT, WRONG, solved
 from tests.ui.golden import assert_golden, plain_console, shown
 

@@ -3,7 +3,7 @@
 import re
 
 from arc_seal.outer_loop.table import make_table
-from arc_seal.ui.tables import evaluation
+from arc_seal.ui.views import evaluation
 from tests.outer_loop import table_builders
 from tests.ui.golden import assert_golden, colour_console, plain_console, shown
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Progress
-from arc_seal.outer_loop.solver import Solved
-from arc_seal.ui.terminal import View, pretty_json, printable, recording_console
+from arc_seal.outer_loop.solve import Solved
+from arc_seal.ui.views import View, pretty_json, printable, recording_console
 from tests.ui.builders import COMPLETION, OTHER_SIZE, RIGHT, SELF_EDIT, SOLUTION, TASK, WRONG, grid, solved
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
 

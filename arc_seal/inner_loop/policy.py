@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from peft import PeftModel
 
 from arc_seal.errors import InputError
-from arc_seal.inner_loop.adapter import attached
 from arc_seal.inner_loop.job import FinetuneSettings, Progress, Report, TrainingRecord, TrainingSettings
-from arc_seal.inner_loop.ttt import train
-from arc_seal.models.base import Encoded
+from arc_seal.inner_loop.lora import attached
+from arc_seal.inner_loop.train import train
+from arc_seal.models.prompt import Encoded
 from arc_seal.self_edit.edit import Training
 
 if TYPE_CHECKING:
-    from arc_seal.models.base import Model
+    from arc_seal.models.prompt import Model
 
 NO_LIMIT = 2**62
 """Training tokens: fine-tuning is nothing that a self-edit asks for, so it has no budget."""

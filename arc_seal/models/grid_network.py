@@ -1,21 +1,6 @@
-"""The grid model's network: a decoder-only transformer that knows where in a grid each token stands.
+"""Where the tokens of a grid model stand and ask, and how its attention is turned by that.
 
-It is a plain transformer of today (RMSNorm before each block, QK-norm, SwiGLU, no biases, rotary positions) with three
-changes made for grids:
-
-- Positions have three axes, (segment, row, column), and each axis turns its own share of a head's dimensions, as in
-  Qwen2-VL's M-RoPE (arXiv 2409.12191, section 2.1).
-- A key is turned by where its token stands, a query by where the *next* token will stand, which follows from the token
-  itself. So "what stands at this very cell in the input?", the question that most of ARC begins with, is one at offset
-  zero, also at the start of a row.
-- From revision 2 on a token is told where it is: whether in an input or in an output, and in which row and column the
-  next token will stand. Rotary positions alone tell offsets, and an edge would have to be inferred.
-
-Revision 2 also learns how sharply each head looks, begins with blocks that add nothing, and mixes the embeddings into
-every layer's input (as modded-nanogpt, github.com/KellerJordan/modded-nanogpt, does). What each is worth is in
-benchmarks/pretraining/README.md. Revision 1 is there for the weights that were made with it.
-
-Shapes: batch B, tokens T, keys K (those of the cache and T more), heads H, width D, head width D / H.
+Shapes: batch B, tokens T, heads H, width D, head width D / H; places are [AXES, B, T], (segment, row, column).
 """
 
 import math
@@ -29,8 +14,90 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from arc_seal.models.grid_places import Rotation, next_places, places_of, rotary_frequencies
-from arc_seal.models.grid_vocabulary import END, PAD, VOCABULARY
+from arc_seal.models.grid_codec import ASK, AXES, END, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY
+
+
+class Rotation:
+    """Turns pairs of a head's dimensions by angles that grow with the place (RoPE, arXiv 2104.09864).
+
+    Args:
+        places: [AXES, B, T].
+        frequencies: Radians a step of each pair on each axis, [AXES, D / H / 2].
+        dtype: Of what is turned.
+    """
+
+    def __init__(self, places: Tensor, frequencies: Tensor, dtype: torch.dtype) -> None:
+        angles = torch.einsum("abt,af->btf", places.float(), frequencies)[:, None]  # [B, 1, T, D / H / 2]
+        self.cos = torch.cat([angles.cos(), angles.cos()], dim=-1).to(dtype)  # [B, 1, T, D / H]
+        self.sin = torch.cat([-angles.sin(), angles.sin()], dim=-1).to(dtype)  # [B, 1, T, D / H]
+
+    def turn(self, heads: Tensor) -> Tensor:
+        """[B, H, T, D / H] -> [B, H, T, D / H]. Dimension i and the one half a head further are a pair."""
+        half = heads.shape[-1] // 2
+        return heads * self.cos + heads.roll(half, dims=-1) * self.sin
+
+
+def rotary_frequencies(head: int, base: float) -> Tensor:
+    """Radians a step of each pair of dimensions on each axis, [AXES, head / 2]; zero where another axis turns the pair.
+
+    A quarter of the pairs tells segments apart, the others are halved between rows and columns.
+    """
+    pairs = head // 2
+    segment = pairs // 4
+    row = (pairs - segment) // 2
+    frequencies = torch.zeros(AXES, pairs)
+    begin = 0
+    for axis, count in enumerate((segment, row, pairs - segment - row)):
+        frequencies[axis, begin : begin + count] = base ** -(torch.arange(count) / max(1, count))
+        begin += count
+    return frequencies
+
+
+def next_places(places: Tensor, ids: Tensor) -> Tensor:
+    """Where the token after each would stand. [AXES, B, T], [B, T] -> [AXES, B, T]; see grid_vocabulary.next_place."""
+    segment, row, column = places
+    row_ends = ids == ROW_END
+    return torch.stack([segment, row + row_ends, torch.where(row_ends, 1, column + 1)])
+
+
+def places_of(ids: Tensor) -> Tensor:
+    """Places of whole sequences, worked out from their tokens. [B, T] -> [AXES, B, T]. Padding on the left has none."""
+    opens = (ids == INPUT) | (ids == OUTPUT) | (ids == ASK)
+    row_ends = ids == ROW_END
+    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    segment = opens.long().cumsum(1)
+    rows = row_ends.long().cumsum(1) - row_ends.long()  # row ends before each token
+    opened = torch.where(opens, index, 0).cummax(1).values  # where its segment opened
+    row = rows - rows.gather(1, opened)
+    ended = torch.where(row_ends, index, 0).cummax(1).values.roll(1, 1)  # the last row end before it, or 0
+    ended[:, 0] = 0
+    column = index - torch.maximum(opened, ended)
+    return torch.stack([segment - 1, row, column]) * (segment > 0)
+
+
+# The grid model's network: a decoder-only transformer that knows where in a grid each token stands.
+#
+# It is a plain transformer of today (RMSNorm before each block, QK-norm, SwiGLU, no biases, rotary positions) with
+# three
+# changes made for grids:
+#
+# - Positions have three axes, (segment, row, column), and each axis turns its own share of a head's dimensions, as in
+#   Qwen2-VL's M-RoPE (arXiv 2409.12191, section 2.1).
+# - A key is turned by where its token stands, a query by where the *next* token will stand, which follows from the
+#   token
+#   itself. So "what stands at this very cell in the input?", the question that most of ARC begins with, is one at
+#   offset
+#   zero, also at the start of a row.
+# - From revision 2 on a token is told where it is: whether in an input or in an output, and in which row and column
+#   the
+#   next token will stand. Rotary positions alone tell offsets, and an edge would have to be inferred.
+#
+# Revision 2 also learns how sharply each head looks, begins with blocks that add nothing, and mixes the embeddings
+# into
+# every layer's input (as modded-nanogpt, github.com/KellerJordan/modded-nanogpt, does). What each is worth is in
+# benchmarks/pretraining/README.md. Revision 1 is there for the weights that were made with it.
+#
+# Shapes: batch B, tokens T, keys K (those of the cache and T more), heads H, width D, head width D / H.
 
 REVISIONS = (1, 2)
 """What `GridConfig.revision` can be."""

@@ -1,13 +1,9 @@
-"""Test-time training: one adapter, a plain loop.
-
-What is computed is what is needed: batches of like length, hidden states for every token, logits only where
-a target stands and, unless they are asked for all, only of the symbols that a target can be.
-"""
+"""Batches by length: contexts of like length stand together, so that little is computed for padding."""
 
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,15 +12,57 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from arc_seal.errors import Diverged, OverBudget
-from arc_seal.inner_loop.batches import make_batches
 from arc_seal.inner_loop.job import Progress, Report, TrainingRecord, TrainingSettings
-from arc_seal.models.base import Encoded
-from arc_seal.models.batch import Batch, collate
-from arc_seal.models.head import logits_of, states_before_targets
+from arc_seal.models.model import Batch, collate, logits_of, states_before_targets
+from arc_seal.models.prompt import Encoded
 from arc_seal.self_edit.schema import Training
 
 if TYPE_CHECKING:
-    from arc_seal.models.base import Model
+    from arc_seal.models.prompt import Model
+
+MAX_PADDING = 0.1
+"""The largest share of a batch's tokens that may be padding."""
+
+
+def make_batches(lengths: Sequence[int], batch_size: int, rng: random.Random) -> list[list[int]]:
+    """One epoch's batches, as indices into `lengths`, in random order.
+
+    Every index comes once. A batch is closed early where one more would bring padding to 10 %.
+
+    Args:
+        lengths: Tokens of each example.
+        batch_size: Examples in a batch at most.
+        rng: Decides among equal lengths, and the order of the batches.
+    """
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    order.sort(key=lambda index: lengths[index])
+    batches = list(_cut(order, lengths, batch_size))
+    rng.shuffle(batches)
+    return batches
+
+
+def padding_share(batch: Sequence[int], lengths: Sequence[int]) -> float:
+    """Share of a batch's tokens that is padding, 0 to 1."""
+    longest = max(lengths[index] for index in batch)
+    return 1 - sum(lengths[index] for index in batch) / (longest * len(batch))
+
+
+def _cut(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for index in order:
+        if batch and (len(batch) == batch_size or padding_share([*batch, index], lengths) >= MAX_PADDING):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+# Test-time training: one adapter, a plain loop.
+#
+# What is computed is what is needed: batches of like length, hidden states for every token, logits only where
+# a target stands and, unless they are asked for all, only of the symbols that a target can be.
 
 
 def train(

@@ -1,1 +1,0 @@
-"""One job: train an adapter on the augmented demonstrations, predict, vote."""

@@ -1,1 +1,0 @@
-"""The policy that writes self-edits; the loop that trains it follows."""

@@ -1,1 +1,0 @@
-"""Where a job runs, and what becomes of one that breaks its limits."""

@@ -1,1 +1,0 @@
-"""What a person sees: the live view in the terminal and the report."""

@@ -15,7 +15,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.splits import Contamination
@@ -29,47 +29,12 @@ from arc_seal.outer_loop.rollout import RolloutSettings
 from arc_seal.outer_loop.solve import SelectSettings, SolveSettings
 from arc_seal.self_edit.schema import Schema, make_schema
 from arc_seal.self_edit.toolbox import Toolbox
+from arc_seal.settings import Settings
 
 C = TypeVar("C", bound=BaseModel)
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TttConfig(_Config):
-    """conf/ttt/; each setting is described in default.yaml there."""
-
-    targets: Literal["all", "last"]
-    method: Literal["lora", "full"]
-    lora_modules: str = Field(min_length=1)
-    lora_alpha: float | None = Field(gt=0)
-    warmup_share: float = Field(ge=0, le=1)
-    weight_decay: float = Field(ge=0)
-    max_gradient_norm: float = Field(gt=0)
-    max_tokens: int = Field(ge=1)
-    token_budget: int | None = Field(ge=1)
-
-    @property
-    def settings(self) -> TrainingSettings:
-        """The same for a job."""
-        return TrainingSettings(**self.model_dump())
-
-
-class DecodeConfig(_Config):
-    """conf/decode/; each setting is described in default.yaml there."""
-
-    views: int = Field(ge=1)
-    batch_views: int = Field(ge=1)
-    score: bool
-
-    @property
-    def settings(self) -> DecodeSettings:
-        """The same for a job."""
-        return DecodeSettings(**self.model_dump())
-
-
-class SelfEditConfig(_Config):
+class SelfEditConfig(Settings):
     """conf/self_edit/; each setting is described in default.yaml there. The bounds are checked by `make_schema`."""
 
     written: str | None = Field(alias="json")
@@ -78,7 +43,7 @@ class SelfEditConfig(_Config):
     bounds: dict[str, Any]
 
 
-class RolloutConfig(_Config):
+class RolloutConfig(Settings):
     """What the commands that try self-edits have in common: conf/rollouts/ and the groups.
 
     `model` and `executor` are checked by what is made of them.
@@ -92,8 +57,8 @@ class RolloutConfig(_Config):
     folds: int = Field(ge=1)
     model: dict[str, Any]
     executor: dict[str, Any]
-    ttt: TttConfig
-    decode: DecodeConfig
+    ttt: TrainingSettings
+    decode: DecodeSettings
     self_edit: SelfEditConfig
 
     @property
@@ -116,7 +81,7 @@ class SolveConfig(RolloutConfig):
     save_svg: str | None
 
 
-class DataConfig(_Config):
+class DataConfig(Settings):
     """conf/data/; each setting is described in seal.yaml there."""
 
     train: tuple[str, ...]
@@ -125,28 +90,7 @@ class DataConfig(_Config):
     seed: int = Field(ge=0)
 
 
-class FinetuneConfig(_Config):
-    """`finetune` of conf/restem/; each setting is described in default.yaml there."""
-
-    lora_rank: int = Field(ge=1)
-    lora_alpha: float = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    epochs: int = Field(ge=1)
-    presentations: int = Field(ge=1)
-    targets: Literal["text", "choices"]
-    batch_size: int = Field(ge=1)
-    warmup_share: float = Field(ge=0, le=1)
-    weight_decay: float = Field(ge=0)
-    max_gradient_norm: float = Field(gt=0)
-    timeout_s: float = Field(gt=0)
-
-    @property
-    def settings(self) -> FinetuneSettings:
-        """The same for a job."""
-        return FinetuneSettings(**self.model_dump(exclude={"timeout_s"}))
-
-
-class RestemConfig(_Config):
+class RestemConfig(Settings):
     """conf/restem/; each setting is described in default.yaml there."""
 
     rounds: int = Field(ge=1)
@@ -158,7 +102,7 @@ class RestemConfig(_Config):
     contrast: bool
     adapt_from: Literal["base", "policy"]
     reuse: tuple[str, ...]
-    finetune: FinetuneConfig
+    finetune: FinetuneSettings
 
 
 class TrainConfig(RolloutConfig):
@@ -400,8 +344,8 @@ def rollout_settings(
         temperature=config.temperature,
         max_tokens=config.max_tokens,
         max_resamples=config.max_resamples,
-        training=config.ttt.settings,
-        decode=config.decode.settings,
+        training=config.ttt,
+        decode=config.decode,
         toolbox=folders,
         max_training_tokens=config.max_training_tokens,
         policy=None if policy is None else str(Path(policy).expanduser().absolute()),
@@ -420,7 +364,7 @@ def restem_settings(config: RestemConfig) -> RestemSettings:
         per_task=config.per_task,
         contrast=config.contrast,
         adapt_from=config.adapt_from,
-        finetune=config.finetune.settings,
+        finetune=config.finetune,
     )
 
 

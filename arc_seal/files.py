@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever the process that writes them is killed."""
+"""Files that are there whole or not at all, whoever is killed while writing them, and the package's own folders."""
 
 import os
 import secrets

@@ -30,9 +30,10 @@ from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Task
 from arc_seal.config import Composed, TrainConfig, launch, read_config, restem_settings, rollout_settings
 from arc_seal.errors import Status
-from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, Lesson, self_edit_prompt
+from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, Lesson
 from arc_seal.inner_loop.lora import worn
-from arc_seal.models.model import collate, logits_of, states_before_targets
+from arc_seal.inner_loop.policy import self_edit_prompt
+from arc_seal.models.model import collate, load, logits_of, states_before_targets
 from arc_seal.models.prompt import Model, Prompt, Turn
 from arc_seal.models.weights import GridSource
 from arc_seal.outer_loop.ledger import Ledger, RolloutRow
@@ -63,7 +64,7 @@ def main() -> None:
     lessons = chosen(rows, replace(how, per_task=arguments.per_task), 0)
     others = [row for row in rows if row.status is Status.OK and row.self_edit is not None and row.reward == 0]
     folds = cut(sorted({row.task for row in lessons}), arguments.folds)
-    model = GridSource("grid", "package:arc_seal/weights/grid").load()
+    model = load(GridSource("grid", "package:arc_seal/weights/grid"))
     done = read(arguments.out)
     grid = itertools.product(*(map(kind, text.split(",")) for kind, text in (
         (str, arguments.targets), (float, arguments.rates), (int, arguments.epochs), (int, arguments.ranks),

@@ -52,7 +52,8 @@ from arc_seal.errors import GridError, OverBudget
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Report, Result, TrainingRecord
 from arc_seal.inner_loop.vote import vote
 from arc_seal.models.generate import model_positions
-from arc_seal.models.prompt import Encoded, GridSymbols, Model, ModelSource, demonstrations_prompt, query_prompt
+from arc_seal.models.prompt import Encoded, GridSymbols, Model, demonstrations_prompt, query_prompt
+from arc_seal.models.weights import ModelSource
 from arc_seal.sandbox.worker import InlineExecutor, Job, Limits, Outcome, R
 from arc_seal.self_edit.augment import NamedView, augment, views
 from arc_seal.self_edit.edit import SelfEdit

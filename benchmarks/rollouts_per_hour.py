@@ -40,8 +40,7 @@ from arc_seal.errors import Status
 from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
-from arc_seal.models.prompt import ModelSource
-from arc_seal.models.weights import ChatSource, GridSource, ScriptedSource
+from arc_seal.models.weights import ChatSource, GridSource, ModelSource, ScriptedSource
 from arc_seal.outer_loop.collect import concurrently
 from arc_seal.outer_loop.rollout import Proposal, Rollout, RolloutSettings, roll_out
 from arc_seal.sandbox.process import ProcessExecutor

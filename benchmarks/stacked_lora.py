@@ -42,7 +42,7 @@ from arc_seal.files import tools_dir
 from arc_seal.inner_loop.lora import attached
 from arc_seal.inner_loop.train import make_batches
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
-from arc_seal.models.model import Batch, GridModel, collate, logits_of, states_before_targets
+from arc_seal.models.model import Batch, GridModel, collate, load, logits_of, states_before_targets
 from arc_seal.models.prompt import Encoded, Model, demonstrations_prompt
 from arc_seal.self_edit.augment import augment
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training
@@ -94,7 +94,7 @@ def main() -> None:
     sizes = Sizes(arguments.rank, arguments.batch_size, arguments.updates)
     if arguments.tiny:
         tasks, arguments.repeats, sizes = tasks[:1], 1, Sizes(8, 2, 2)
-    model = _tiny_model() if arguments.tiny else SOURCES["grid"].load()
+    model = _tiny_model() if arguments.tiny else load(SOURCES["grid"])
     ratios: dict[int, list[float]] = {}
     for count in map(int, arguments.adapters.split(",")):
         for task in tasks:

@@ -25,6 +25,7 @@ from arc_seal.inner_loop.job import TrainingSettings
 from arc_seal.inner_loop.lora import FoldingLinear, attached
 from arc_seal.inner_loop.train import train
 from arc_seal.models.grid_codec import GridCodec
+from arc_seal.models.model import load
 from arc_seal.models.prompt import Encoded, Model, demonstrations_prompt
 from arc_seal.models.weights import ChatSource, GridSource
 from arc_seal.self_edit.edit import Training
@@ -49,7 +50,7 @@ def main() -> None:
         if arguments.model == "smollm2"
         else GridSource("grid", "package:arc_seal/weights/grid", dtype=arguments.dtype)
     )
-    model = source.load()
+    model = load(source)
     rows = []
     for tokens in LENGTHS:
         trials = [

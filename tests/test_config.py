@@ -13,10 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from arc_seal.cli import rewrite
 from arc_seal.config import (
     Composed,
-    DecodeConfig,
+    DecodeSettings,
     SolveConfig,
     TrainConfig,
-    TttConfig,
+    TrainingSettings,
     launch,
     make,
     read_config,
@@ -250,5 +250,5 @@ def test_what_can_be_made_is_made() -> None:
 
 
 def test_every_setting_of_the_contract_can_be_configured() -> None:
-    assert set(TttConfig.model_fields) == set(TrainingSettings.__slots__)
-    assert set(DecodeConfig.model_fields) == set(DecodeSettings.__slots__)
+    assert set(TrainingSettings.model_fields) == set(TrainingSettings.__slots__)
+    assert set(DecodeSettings.model_fields) == set(DecodeSettings.__slots__)

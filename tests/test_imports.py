@@ -15,6 +15,7 @@ PACKAGE = ROOT / "arc_seal"
 
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "files"}),
+    frozenset({"settings"}),
     frozenset({"arc"}),
     frozenset({"self_edit"}),
     frozenset({"models"}),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from arc_seal.models.model import load
 from arc_seal.models.weights import GridSource
 from arc_seal.pretrain import main
 from arc_seal.pretraining.loop import read_clock
@@ -64,7 +65,7 @@ def test_a_run_from_end_to_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     )
     assert re.match(r"  dev: 0 of \d+ outputs exact, \d+\.\d% of tokens right, loss \d\.\d{3}$", lines[-2])
     assert re.match(rf"0\.0M parameters, 0\.0M tokens, .* of training; weights in {folder / 'weights'}$", lines[-1])
-    assert GridSource("mine", str(folder / "weights"), device="cpu").load().network.config.hidden_size == 32
+    assert load(GridSource("mine", str(folder / "weights"), device="cpu")).network.config.hidden_size == 32
     steps = [json.loads(line)["step"] for line in (folder / "losses.jsonl").read_text().splitlines()]
     assert steps == list(range(1, len(steps) + 1))
 

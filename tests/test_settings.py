@@ -15,7 +15,7 @@ from arc_seal.config import (
     Composed,
     DataConfig,
     EvaluateConfig,
-    FinetuneConfig,
+    FinetuneSettings,
     RestemConfig,
     SolveConfig,
     TrainConfig,
@@ -133,7 +133,7 @@ def test_the_candidates_for_the_fixed_self_edit_are_valid_and_no_two_equal(
 
 def test_every_setting_of_the_contract_can_be_configured() -> None:
     assert set(RestemConfig.model_fields) - {"reuse"} == {field.name for field in fields(RestemSettings)}
-    assert set(FinetuneConfig.model_fields) - {"timeout_s"} == {field.name for field in fields(FinetuneSettings)}
+    assert set(FinetuneSettings.model_fields) - {"timeout_s"} == {field.name for field in fields(FinetuneSettings)}
 
 
 def data(limit: int | None = None, seed: int = 0) -> DataConfig:

@@ -195,8 +195,7 @@ def _affordable(examples: list[Encoded], epochs: int, token_budget: int | None) 
 def _batches(job: AdaptJob) -> list[tuple[NamedView, ...]]:
     """The views to predict in, as many together as are read side by side."""
     chosen = views(job.task, job.self_edit, _toolbox(job), random.Random(f"{job.seed} views"), job.decode.views)
-    size = job.decode.batch_views
-    return [chosen[begin : begin + size] for begin in range(0, len(chosen), size)]
+    return [chosen]
 
 
 def _readers(job: AdaptJob, model: "Model", batches: Sequence[Sequence[NamedView]], query: int) -> list[Reader]:

@@ -4,22 +4,22 @@ These types load no torch: the process that shows and records a job never needs 
 where a solution would fit.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-import numpy as np
+from pydantic import Field
 
-from arc_seal.arc.grid import COLOURS, Grid
+from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
-from arc_seal.models.prompt import Completion, Prompt, Sampling, Turn
+from arc_seal.models.prompt import Completion, Sampling
 from arc_seal.self_edit.schema import SelfEdit
+from arc_seal.settings import Settings
 
 if TYPE_CHECKING:
-    from arc_seal.models.prompt import Encoded, Model
+    from arc_seal.models.prompt import Model
+
+R = TypeVar("R")
 
 Stage = Literal["load", "write", "train", "predict", "examine", "finetune"]
 
@@ -47,47 +47,52 @@ Report = Callable[[Progress], None]
 """Where a job says how far it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingSettings:
-    """What the self-edit does not decide about training; documented in conf/ttt/."""
+class Job(Generic[R]):
+    """Work for a loaded model; picklable. `sandbox.worker.carry_out` knows who does which job."""
+
+    __slots__ = ()
+
+    def run(self, model: "Model", report: Report) -> R:
+        """Do the work, for jobs that `carry_out` does not know."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class TrainingSettings(Settings):
+    """What the self-edit does not decide about training; described in conf/ttt/default.yaml."""
 
     targets: Literal["all", "last"] = "all"
     method: Literal["lora", "full"] = "lora"
-    lora_modules: str = "all-linear"
-    lora_alpha: float | None = None
-    warmup_share: float = 0.1
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
-    max_tokens: int = 4096
-    token_budget: int | None = None
+    lora_modules: str = Field(default="all-linear", min_length=1)
+    lora_alpha: float | None = Field(default=None, gt=0)
+    warmup_share: float = Field(default=0.1, ge=0, le=1)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=4096, ge=1)
+    token_budget: int | None = Field(default=None, ge=1)
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeSettings:
-    """How outputs are predicted; documented in conf/decode/."""
+class DecodeSettings(Settings):
+    """How outputs are predicted; described in conf/decode/default.yaml."""
 
-    views: int = 8
-    batch_views: int = 8
+    views: int = Field(default=8, ge=1)
     score: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class FinetuneSettings:
-    """How an adapter is fine-tuned on text; documented in conf/restem/.
+class FinetuneSettings(Settings):
+    """How an adapter is fine-tuned on text; described in conf/restem/default.yaml.
 
     The defaults are those of the paper's policy (arXiv 2506.10943, few-shot part).
     """
 
-    lora_rank: int = 16
-    lora_alpha: float = 16.0
-    learning_rate: float = 5e-5
-    epochs: int = 8
-    presentations: int = 1
+    lora_rank: int = Field(default=16, ge=1)
+    lora_alpha: float = Field(default=16.0, gt=0)
+    learning_rate: float = Field(default=5e-5, gt=0)
+    epochs: int = Field(default=8, ge=1)
+    presentations: int = Field(default=1, ge=1)
     targets: Literal["text", "choices"] = "text"
-    batch_size: int = 5
-    warmup_share: float = 0.0
-    weight_decay: float = 0.0
-    max_gradient_norm: float = 1.0
+    batch_size: int = Field(default=5, ge=1)
+    warmup_share: float = Field(default=0.0, ge=0, le=1)
+    max_gradient_norm: float = Field(default=1.0, gt=0)
+    timeout_s: float = Field(default=14400.0, gt=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +173,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptJob:
+class AdaptJob(Job[Result]):
     """Adapt to one task under one self-edit and predict its queries.
 
     Attributes:
@@ -186,20 +191,10 @@ class AdaptJob:
     self_edit: SelfEdit | None
     toolbox: tuple[str, ...]
     seed: int
-    training: TrainingSettings = TrainingSettings()
-    decode: DecodeSettings = DecodeSettings()
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
     max_training_tokens: int = 1_000_000
     adapt_from: str | None = None
-
-    def run(self, model: "Model", report: Report) -> Result:
-        """Carry the job out on a loaded model.
-
-        Raises:
-            JobFailure: When the job comes to nothing for a reason that is to be recorded.
-        """
-        from arc_seal.inner_loop.adapt import adapt  # the first use of torch on this path
-
-        return adapt(self, model, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +218,7 @@ class Examination:
 
 
 @dataclass(frozen=True, slots=True)
-class ExamineJob:
+class ExamineJob(Job[Examination]):
     """Leave demonstrations out one at a time, adapt to the rest, and see how well the left-out output is foreseen.
 
     Attributes:
@@ -234,68 +229,9 @@ class ExamineJob:
     adapt: AdaptJob
     left_out: tuple[int, ...]
 
-    def run(self, model: "Model", report: Report) -> Examination:
-        """Carry the job out on a loaded model.
-
-        Raises:
-            JobFailure: When the job comes to nothing for a reason that is to be recorded.
-        """
-        from arc_seal.inner_loop.adapt import examine  # the first use of torch on this path
-
-        return examine(self, model, report)
-
-
-# What a policy is taught: self-edits that worked, each with its task in more than one picture.
-
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """A self-edit worth imitating on a task.
-
-    Attributes:
-        task: The task; its queries are not shown.
-        self_edit: The self-edit's canonical text.
-    """
-
-    task: Task
-    self_edit: str
-
-
-def presentations(lessons: Sequence[Lesson], count: int, seed: int) -> Iterator[Lesson]:
-    """Each lesson as it is, then `count` - 1 times with its task presented differently.
-
-    Args:
-        lessons: What is to be imitated.
-        count: How often each comes, at least once.
-        seed: Draws the presentations.
-    """
-    rng = Random(f"{seed} presentations")
-    for lesson in lessons:
-        yield lesson
-        for _ in range(count - 1):
-            yield replace(lesson, task=presented(lesson.task, rng))
-
-
-def presented(task: Task, rng: Random) -> Task:
-    """The task in other colours, with its demonstrations in another order.
-
-    Colour 0 stays what it is, as tools may keep it, and nothing is turned, as tools may have a direction: what a
-    self-edit does for one picture it does for the other, so the policy learns from the rule and not from the picture.
-    """
-    drawn = rng.sample(range(1, COLOURS), COLOURS - 1)
-    colours = np.array([0, *drawn], dtype=np.uint8)
-    shown = task.map_grids(lambda grid: grid.mapped(lambda cells: colours[cells]))
-    return shown.with_demos(tuple(rng.sample(shown.demos, len(shown.demos))))
-
-
-# The policy: a model reads a task's demonstrations and writes self-edits.
-
-MAX_PROMPT_TOKENS = 4096
-"""Demonstrations are left out of the policy's prompt beyond this; the first always stays."""
-
-
-@dataclass(frozen=True)
-class WriteJob:
+class WriteJob(Job[tuple[Completion, ...]]):
     """Write self-edits for one task.
 
     Attributes:
@@ -314,24 +250,22 @@ class WriteJob:
     sampling: Sampling
     policy: str | None = None
 
-    def run(self, model: "Model", report: Report) -> tuple[Completion, ...]:
-        """Write on a loaded model.
 
-        Raises:
-            InputError: When the policy's folder holds no adapter for this model.
-        """
-        prompt = _fitting(self.task, self.menu, self.example, model)
-        with _wearing(self.policy, model):
-            return model.write(
-                prompt,
-                self.schema,
-                self.sampling,
-                lambda tokens: report(Progress("write", tokens, self.sampling.max_tokens)),
-            )
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A self-edit worth imitating on a task.
+
+    Attributes:
+        task: The task; its queries are not shown.
+        self_edit: The self-edit's canonical text.
+    """
+
+    task: Task
+    self_edit: str
 
 
-@dataclass(frozen=True)
-class FinetuneJob:
+@dataclass(frozen=True, slots=True)
+class FinetuneJob(Job[TrainingRecord]):
     """Fine-tune a policy on lessons: self-edit prompt in, self-edit out, loss on the self-edit alone.
 
     Attributes:
@@ -351,54 +285,3 @@ class FinetuneJob:
     settings: FinetuneSettings
     seed: int
     folder: str
-
-    def run(self, model: "Model", report: Report) -> TrainingRecord:
-        """Fine-tune on a loaded model, which is left as it was.
-
-        Raises:
-            Diverged: As soon as a loss is not finite.
-        """
-        from arc_seal.inner_loop.policy import finetune  # the first use of torch on this path
-
-        shown = presentations(self.lessons, self.settings.presentations, self.seed)
-        examples = [self._example(lesson, model) for lesson in shown]
-        return finetune(examples, self.settings, self.seed, Path(self.folder), model, report)
-
-    def _example(self, lesson: Lesson, model: "Model") -> "Encoded":
-        asked = _fitting(lesson.task, self.menu, self.example, model)
-        encoded = model.codec.encode(Prompt((*asked.turns, Turn("assistant", (lesson.self_edit,), target=True))))
-        return model.bound(encoded, self.schema) if self.settings.targets == "choices" else encoded
-
-
-def self_edit_prompt(task: Task, menu: str, example: str) -> Prompt:
-    """What the policy is asked: the demonstrations, the menu, the form.
-
-    Queries are not shown: a self-edit is about how to learn from the demonstrations.
-    """
-    content: list[str | Grid] = ["Solved examples of a grid puzzle:\n"]
-    for number, demo in enumerate(task.demos, start=1):
-        content += [f"input {number}\n", demo.input, f"\noutput {number}\n", demo.output, "\n"]
-    content.append(
-        "\nYou will be trained on copies of these examples that tools have changed, then solve a new input. "
-        "Choose the tools that keep the puzzle's rule intact, and how to train.\n"
-        f"{menu}\nAnswer with one JSON object, such as\n{example}"
-    )
-    return Prompt((Turn("user", tuple(content)),))
-
-
-def _wearing(policy: str | None, model: "Model") -> AbstractContextManager[None]:
-    if policy is None:
-        return nullcontext()
-    from arc_seal.inner_loop.lora import worn  # the first use of torch on this path
-
-    return worn(model, Path(policy))
-
-
-def _fitting(task: Task, menu: str, example: str, model: "Model") -> Prompt:
-    """The prompt with as many of the first demonstrations as fit."""
-    shown = len(task.demos)
-    while True:
-        prompt = self_edit_prompt(task.with_demos(task.demos[:shown]), menu, example)
-        if shown == 1 or len(model.codec.encode(prompt).ids) <= MAX_PROMPT_TOKENS:
-            return prompt
-        shown -= 1

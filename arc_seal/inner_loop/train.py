@@ -107,7 +107,7 @@ def train(
     batches = [batch for _ in range(training.epochs) for batch in make_batches(lengths, training.batch_size, rng)]
     alphabet = _alphabet(model, examples) if symbols == "seen" else None
     weights = [weight for weight in model.network.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=settings.weight_decay, fused=True)
+    optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0, fused=True)
     losses: list[float] = []
     tokens = targets = computed = 0
     start = time.monotonic()

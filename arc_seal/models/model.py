@@ -23,8 +23,8 @@ from arc_seal.models.chat import ChatCodec
 from arc_seal.models.generate import Cursors, Draft, Matcher, TokenGrammar, model_positions
 from arc_seal.models.grid_codec import VOCABULARY, GridCodec
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM, GridTransformer
-from arc_seal.models.prompt import Codec, Completion, Encoded, Prompt, Sampling
-from arc_seal.models.weights import ChatSource, GridSource, fingerprint, resolve
+from arc_seal.models.prompt import Codec, Completion, Encoded, Model, Prompt, Sampling
+from arc_seal.models.weights import ChatSource, GridSource, ModelSource, fingerprint, resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -357,6 +357,21 @@ class LoadedModel:
 
 
 # Any Hugging Face causal language model with a chat template.
+
+
+def load(source: ModelSource) -> Model:
+    """Load a model.
+
+    Raises:
+        ModelError: When it cannot be found, read or used.
+    """
+    match source:
+        case ChatSource():
+            return load_chat_model(source)
+        case GridSource():
+            return load_grid_model(source)
+        case _:
+            return source.load()
 
 
 def load_chat_model(source: ChatSource) -> "ChatModel":

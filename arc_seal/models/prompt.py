@@ -209,15 +209,3 @@ class Model(Protocol):
             ValueError: When the targets spell something else.
         """
         ...
-
-
-class ModelSource(Protocol):
-    """Where a model comes from: small, picklable and comparable, so that a worker can load its own."""
-
-    def load(self) -> Model:
-        """Load the model.
-
-        Raises:
-            ModelError: When it cannot be found, read or used.
-        """
-        ...

@@ -5,6 +5,7 @@ byte-level one, so everything that touches tensors runs as with a large model, i
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,24 @@ from arc_seal.models.prompt import Completion, Prompt, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedSource:
+    """A `ScriptedModel`, for tests.
+
+    Attributes:
+        completions: What it writes, in turn; the last is repeated. Empty: it really samples.
+        seed: Fixes the network's weights.
+    """
+
+    completions: tuple[str, ...] = ()
+    seed: int = 0
+
+    def load(self) -> "ScriptedModel":
+        """Make the model."""
+        return ScriptedModel(self.completions, self.seed)
+
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"

@@ -1,4 +1,4 @@
-"""Where models come from. Sources load no torch until they load a model, so whoever only names one never does."""
+"""Where models come from, and where their weights are. Loads no torch."""
 
 import glob
 import hashlib
@@ -13,13 +13,12 @@ import time
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from arc_seal.errors import ModelError
 
 if TYPE_CHECKING:
-    from arc_seal.models.model import ChatModel, GridModel
-    from arc_seal.models.scripted import ScriptedModel
+    from arc_seal.models.prompt import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +39,6 @@ class ChatSource:
     dtype: str = "auto"
     system: str | None = None
 
-    def load(self) -> "ChatModel":
-        """Load tokenizer and weights.
-
-        Raises:
-            ModelError: When they cannot be found, read or used.
-        """
-        from arc_seal.models.model import load_chat_model
-
-        return load_chat_model(self)
-
 
 @dataclass(frozen=True, slots=True)
 class GridSource:
@@ -67,35 +56,21 @@ class GridSource:
     device: str = "auto"
     dtype: str = "auto"
 
-    def load(self) -> "GridModel":
-        """Load the weights.
+
+class OwnSource(Protocol):
+    """A source of one's own, which `models.model.load` knows nothing of: small, picklable and comparable."""
+
+    def load(self) -> "Model":
+        """Load the model.
 
         Raises:
-            ModelError: When they cannot be found, read or used.
+            ModelError: When it cannot be found, read or used.
         """
-        from arc_seal.models.model import load_grid_model
-
-        return load_grid_model(self)
+        ...
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptedSource:
-    """A `ScriptedModel`, for tests.
-
-    Attributes:
-        completions: What it writes, in turn; the last is repeated. Empty: it really samples.
-        seed: Fixes the network's weights.
-    """
-
-    completions: tuple[str, ...] = ()
-    seed: int = 0
-
-    def load(self) -> "ScriptedModel":
-        """Make the model."""
-        from arc_seal.models.scripted import ScriptedModel
-
-        return ScriptedModel(self.completions, self.seed)
-
+ModelSource = ChatSource | GridSource | OwnSource
+"""Where a model comes from; a worker loads its own by `models.model.load`."""
 
 # Where weights come from: a hub id, a folder, or a GGUF file that is converted once.
 #

@@ -27,8 +27,9 @@ from arc_seal.models.grid_network import GridForCausalLM
 from arc_seal.models.model import Batch, collate
 from arc_seal.models.prompt import Encoded
 from arc_seal.pretraining.optim import OptimizerSettings, decays, make_optimizers, rate_factor, set_rates
-from arc_seal.pretraining.pool import Pool, Section, interrupts
+from arc_seal.pretraining.pool import Pool, interrupts
 from arc_seal.pretraining.stream import Chunks, Position, cut, encode, read_stream
+from arc_seal.settings import Settings
 
 LATEST = "checkpoint.pt"
 """Where a run goes on."""
@@ -264,7 +265,7 @@ def _last_only(context: Encoded) -> Encoded:
 # The pretraining loop: read a batch, update, write down; save now and then; measure on what is held out.
 
 
-class RunSettings(Section):
+class RunSettings(Settings):
     """How long to train, and what is kept of it; each setting is described in conf/pretrain.yaml, run."""
 
     tokens: int = Field(ge=1)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
-from arc_seal.pretraining.pool import Section
+from arc_seal.settings import Settings
 
 
 class StackedMuon(Muon):
@@ -88,7 +88,7 @@ def _by_shape(matrices: Iterable[Tensor]) -> list[list[Tensor]]:
 # Muon for the matrices, AdamW for the rest, on one schedule: warm-up, a long plateau, decay.
 
 
-class OptimizerSettings(Section):
+class OptimizerSettings(Settings):
     """How weights are updated; each setting is described in conf/pretrain.yaml, optimizer."""
 
     matrix_rate: float = Field(0.02, gt=0)

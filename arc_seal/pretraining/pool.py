@@ -22,7 +22,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
-from pydantic import BaseModel, ConfigDict
 
 from arc_seal.arc.grid import COLOURS, MAX_SIDE, Grid
 from arc_seal.arc.splits import solved_pairs
@@ -32,13 +31,6 @@ from arc_seal.files import write_whole
 from arc_seal.models.weights import STALE_S, cache_root
 from arc_seal.pretraining import re_arc
 from arc_seal.pretraining.re_arc import Fault, Limits, NoPair
-
-
-class Section(BaseModel):
-    """Settings within their bounds; a stranger among them is refused, and none changes afterwards."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
 
 # Ctrl-C that waits for a good moment, so that no update is cut in two.
 

@@ -21,12 +21,13 @@ from arc_seal.models.model import pick_device, read_network, reading
 from arc_seal.pretraining import re_arc
 from arc_seal.pretraining.loop import RunSettings, Sign, pool_contexts, pretrain, task_contexts
 from arc_seal.pretraining.optim import OptimizerSettings
-from arc_seal.pretraining.pool import Made, Pool, Recipe, Section, synthetic_pool
+from arc_seal.pretraining.pool import Made, Pool, Recipe, synthetic_pool
 from arc_seal.pretraining.stream import Chunks, ContextSettings, is_drawable
 from arc_seal.self_edit.edit import SelfEdit, Training, canonical
 from arc_seal.self_edit.random_edit import RandomEdits
 from arc_seal.self_edit.schema import Bounds
 from arc_seal.self_edit.toolbox import Toolbox
+from arc_seal.settings import Settings
 
 SIZES = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "rope_base",
@@ -94,7 +95,7 @@ class DataSettings(ContextSettings):
     synthetic_share: float = Field(ge=0, le=1)
 
 
-class PretrainConfig(Section):
+class PretrainConfig(Settings):
     """conf/pretrain.yaml; each setting is described there. `network` is checked by what is made of it."""
 
     name: str = Field(pattern=r"^[\w.-]+$")

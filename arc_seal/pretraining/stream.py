@@ -18,7 +18,8 @@ from arc_seal.arc.grid import COLOURS, SYMMETRIES, apply, grid_tokens
 from arc_seal.models.grid_codec import INPUT, OUTPUT, PAD, grid_segment, join, text_segment
 from arc_seal.models.model import Batch, collate
 from arc_seal.models.prompt import Encoded
-from arc_seal.pretraining.pool import Pair, Pool, Section, leave_interrupts
+from arc_seal.pretraining.pool import Pair, Pool, leave_interrupts
+from arc_seal.settings import Settings
 
 WriteSelfEdit = Callable[[np.random.Generator], str]
 """Writes the canonical text of a random valid self-edit."""
@@ -27,7 +28,7 @@ Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """What is done to a grid, [height, width] to [height, width] or [width, height]."""
 
 
-class ContextSettings(Section):
+class ContextSettings(Settings):
     """What contexts are like; each setting is described in conf/pretrain.yaml, data."""
 
     max_tokens: int = Field(900, ge=32)

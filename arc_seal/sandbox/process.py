@@ -17,12 +17,11 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from arc_seal.errors import ExecutorClosed, Status
-from arc_seal.inner_loop.job import Progress, Report
-from arc_seal.models.prompt import ModelSource
+from arc_seal.inner_loop.job import Job, Progress, Report
+from arc_seal.models.weights import ModelSource
 from arc_seal.sandbox import worker
 from arc_seal.sandbox.worker import (
     Executor,
-    Job,
     Limits,
     Outcome,
     R,

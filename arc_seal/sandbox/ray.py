@@ -21,11 +21,11 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
 
 from arc_seal.errors import ExecutorClosed, InputError, Status
-from arc_seal.inner_loop.job import Progress, Report
-from arc_seal.models.prompt import ModelSource
+from arc_seal.inner_loop.job import Job, Progress, Report
+from arc_seal.models.weights import ModelSource
 from arc_seal.sandbox import worker
 from arc_seal.sandbox.process import ProcessExecutor, threads_from_settings
-from arc_seal.sandbox.worker import Job, Limits, Outcome, R, limits_from_settings, one_line, positive, reply, whole
+from arc_seal.sandbox.worker import Limits, Outcome, R, limits_from_settings, one_line, positive, reply, whole
 
 if TYPE_CHECKING:
     from ray import ObjectRef

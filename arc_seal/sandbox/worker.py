@@ -17,25 +17,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
 from arc_seal.errors import ExecutorClosed, InputError, JobFailure, Status
-from arc_seal.inner_loop.job import Progress, Report
-from arc_seal.models.prompt import Model, ModelSource
+from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, Job, Progress, Report, WriteJob
+from arc_seal.models.prompt import Model
+from arc_seal.models.weights import ModelSource
 
 if TYPE_CHECKING:
     from arc_seal.models.prompt import Model
 
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-
-class Job(Protocol[R_co]):
-    """Work for a loaded model; picklable."""
-
-    def run(self, model: "Model", report: Report) -> R_co:
-        """Do the work, saying now and then how far it is."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +101,47 @@ class Executor(Protocol):
 # deadline only when it next reports progress: one that hangs hangs the process. `process.py` keeps both for real.
 
 
+def load_model(source: ModelSource) -> "Model":
+    """Load a model; torch is loaded here, and not before.
+
+    Raises:
+        ModelError: When it cannot be found, read or used.
+    """
+    from arc_seal.models.model import load
+
+    return load(source)
+
+
+def carry_out(job: Job[R], model: "Model", report: Report) -> R:
+    """Do a job's work on a loaded model.
+
+    Raises:
+        JobFailure: When the job comes to nothing for a reason that is to be recorded.
+        InputError: When something that it reads is not as it must be.
+    """
+    done: Any
+    match job:
+        case AdaptJob():
+            from arc_seal.inner_loop.adapt import adapt
+
+            done = adapt(job, model, report)
+        case ExamineJob():
+            from arc_seal.inner_loop.adapt import examine
+
+            done = examine(job, model, report)
+        case WriteJob():
+            from arc_seal.inner_loop.policy import write
+
+            done = write(job, model, report)
+        case FinetuneJob():
+            from arc_seal.inner_loop.policy import finetune
+
+            done = finetune(job, model, report)
+        case _:
+            done = job.run(model, report)
+    return cast(R, done)
+
+
 class InlineExecutor:
     """Runs jobs in this process.
 
@@ -146,7 +179,7 @@ class InlineExecutor:
         if self._closed:
             raise ExecutorClosed
         if self._model is None:
-            self._model = self._source.load()
+            self._model = load_model(self._source)
         return self._model
 
     def run(self, job: Job[R], report: Report) -> Outcome[R]:
@@ -162,7 +195,7 @@ class InlineExecutor:
             if loading.result is None:
                 return failed_loading(loading)
             model = loading.result
-            return attempt(lambda: job.run(model, self._until_deadline(report)))
+            return attempt(lambda: carry_out(job, model, self._until_deadline(report)))
 
     def close(self) -> None:
         """Let the model go. A job that another thread is at ends when it next reports progress."""

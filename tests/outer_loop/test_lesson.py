@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Task
-from arc_seal.inner_loop.job import Lesson, presentations, presented
+from arc_seal.inner_loop.job import Lesson
+from arc_seal.inner_loop.policy import presentations, presented
 from tests.outer_loop.fakes import TEXTS
 
 TASKS = [task for task, _ in load_tasks("seal/training")]

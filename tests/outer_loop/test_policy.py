@@ -8,15 +8,8 @@ import pytest
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.inner_loop.job import (
-    MAX_PROMPT_TOKENS,
-    FinetuneJob,
-    FinetuneSettings,
-    Lesson,
-    Progress,
-    WriteJob,
-    self_edit_prompt,
-)
+from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, Lesson, Progress, WriteJob
+from arc_seal.inner_loop.policy import MAX_PROMPT_TOKENS, self_edit_prompt
 from arc_seal.models.prompt import Prompt, Sampling
 from arc_seal.models.scripted import ScriptedModel
 from arc_seal.self_edit.schema import ORACLE, Bounds, PaperBounds, PaperSchema, SelfEditSchema, compiled

@@ -15,7 +15,7 @@ from arc_seal.errors import InputError, Status
 from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
 from arc_seal.inner_loop.vote import vote
-from arc_seal.models.weights import ScriptedSource
+from arc_seal.models.scripted import ScriptedSource
 from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed, versions
 from arc_seal.outer_loop.solve import Solved, SolveSettings, solve_task
 from arc_seal.sandbox.worker import InlineExecutor, Limits

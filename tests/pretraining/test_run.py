@@ -22,6 +22,7 @@ from arc_seal.errors import InputError
 from arc_seal.files import tools_dir
 from arc_seal.models.grid_codec import FIRST_BYTE
 from arc_seal.models.grid_network import GridForCausalLM
+from arc_seal.models.model import load
 from arc_seal.models.weights import GridSource
 from arc_seal.pretraining.loop import LATEST, RunSettings, Sign
 from arc_seal.pretraining.optim import OptimizerSettings
@@ -90,7 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sign],
 def test_a_run_leaves_weights_that_can_be_used(trained: tuple[Path, list[Sign], Any]) -> None:
     folder, signs, finished = trained
     assert finished.weights == folder / "weights" and finished.tokens == signs[-1].clock.tokens >= 1500
-    model = GridSource("mine", str(finished.weights), device="cpu").load()
+    model = load(GridSource("mine", str(finished.weights), device="cpu"))
     assert finished.parameters == model.network.num_parameters()
     kept = state_of(folder / LATEST)["network"]
     for name, value in model.network.state_dict().items():

@@ -1,7 +1,7 @@
-"""The command line: what people type, turned into what Hydra reads.
+"""The command line: what people type, turned into what Hydra reads; help, version, errors in one line, exit codes.
 
-Hydra 1.3 takes no positional argument, wants its flags together, and reads a task id such as `25e02866` as
-the number 25e02866. `rewrite` is the one place that knows this.
+Hydra 1.3 takes no positional argument and reads a task id such as `25e02866` as the number 25e02866. `rewrite` is the
+one place that knows this.
 """
 
 import json
@@ -13,31 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arc_seal import __version__, cli
-from arc_seal.errors import Diverged, InputError, suggestion
+from arc_seal import __version__
+from arc_seal.errors import Diverged, FinetuningFailed, InputError, suggestion
 from arc_seal.files import conf_dir
 
 if TYPE_CHECKING:
     from arc_seal.config import Composed
 
-SWITCHES = frozenset({"-m", "--multirun", "-r", "--run", "--resolve", "--hydra-help", "-sc", "--shell-completion"})
-"""Hydra's flags without a value."""
+FLAGS = ("-m", "--multirun", "-cd", "--config-dir", "-c", "--cfg", "--resolve", "-h", "--help", "--version")
+"""What may stand beside tasks and settings."""
 
-OPTIONS = frozenset(
-    {"-c", "--cfg", "-p", "--package", "-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path"}
-)
-"""Hydra's flags with a value."""
-
-INFO = {"-i", "--info"}
-INFO_TOPICS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
-"""Hydra's one flag whose value may be left out, and the values it takes."""
-
-SWEEP = {"-m", "--multirun"}
-SHOW = {"-c", "--cfg", *INFO, "--hydra-help", "-sc", "--shell-completion"}
-"""Flags that show something instead of running, so that a sweep makes no sense with them."""
-
-OWN_FLAGS = {"-h", "--help", "--version"}
-"""Flags that arc-seal answers itself, before Hydra is loaded."""
+SHOWN = ("job", "hydra", "all")
+"""What `--cfg` can show."""
 
 _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@-]*)=(?P<value>.*)", re.DOTALL)
 _DELETION = re.compile(r"~[A-Za-z_][\w./@-]*")
@@ -53,39 +40,105 @@ _TEXT_KEYS = {"self_edit.json", "save_svg"}
 """Settings whose value is text to be taken as it stands, whatever it looks like to Hydra."""
 
 
-def rewrite(argv: Sequence[str], is_file: Callable[[str], bool] = os.path.isfile) -> list[str]:
-    """Turn the arguments people type into arguments that Hydra reads as they were meant.
+@dataclass
+class Arguments:
+    """What was typed."""
+
+    overrides: list[str] = field(default_factory=list)  # for Hydra: what is loaded, then the tasks, then the rest
+    sweep: bool = False  # whether they make several jobs
+    folders: list[str] = field(default_factory=list)  # more folders of configuration
+    show: str | None = None  # what of the configuration is to be shown instead of running; None to run
+    resolve: bool = False  # whether it is shown with its interpolations resolved
+
+
+def command(
+    name: str,
+    usage: str,
+    argv: Sequence[str],
+    work: "Callable[[list[Composed]], int]",
+    *,
+    takes_tasks: bool = False,
+    interrupted: str = "interrupted; the same command goes on from here",
+) -> int:
+    """Run a command that does `work` on its composed configurations, one or those of a sweep.
+
+    Returns:
+        The exit code: what `work` returns, 1 when training failed, 2 for bad input, 130 when interrupted.
+    """
+    try:
+        flags = set(argv[: argv.index("--")] if "--" in argv else argv)
+        if flags & {"-h", "--help"}:
+            print(help_text(name, usage, conf_dir()), end="")
+            return 0
+        if "--version" in flags:
+            print(f"arc-seal {__version__}")
+            return 0
+        typed = rewrite(argv)
+        task = next(
+            (each.removeprefix("task=").strip("'") for each in typed.overrides if each.startswith("task=")), None
+        )
+        if task is not None and not takes_tasks:
+            raise InputError(task, "", "settings as NAME=VALUE (or --help)", "a bare argument")
+        added = any(each.startswith("+") for each in typed.overrides)  # perhaps by a file of -cd
+        if takes_tasks and task is None and not added and typed.show is None:
+            expected = "a task: a file, a folder, arcagi1/ID or arcagi2/ID (or --help)"
+            raise InputError("arguments", "", expected, "none")
+
+        from arc_seal.config import compose, shown  # Hydra and pydantic, which --help does without
+
+        if typed.show is not None:
+            print(shown(name, typed.overrides, typed.folders, typed.show, resolve=typed.resolve), end="")
+            return 0
+        return work(compose(name, typed.overrides, sweep=typed.sweep, folders=typed.folders))
+    except (InputError, Diverged, FinetuningFailed) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+
+
+def rewrite(argv: Sequence[str], is_file: Callable[[str], bool] = os.path.isfile) -> Arguments:
+    """Turn the arguments people type into overrides that Hydra reads as they were meant.
 
     An argument is, in this order: a flag; the name of a file; an override such as `seed=1`, `+a.b=c` or
     `~group`; otherwise the path or name of a task. Several tasks make a sweep. After `--` all are tasks.
 
-    Args:
-        argv: Arguments without the program's name.
-        is_file: Says whether a file of that name exists.
-
-    Returns:
-        Overrides (what is loaded, then the tasks, then the rest), then flags.
-
     Raises:
         InputError: On a flag that does not exist or lacks its value, or an override of `_target_`.
     """
-    typed = _sort_out(argv, is_file)
-    sweep = bool(SWEEP & set(typed.flags))
-    tasks = [quoted for text in typed.tasks for quoted in _task_values(text, sweep, is_file)]
-    if SHOW & set(typed.flags):
-        tasks = tasks[:1]
-    elif len(tasks) > 1 and not sweep:
-        typed.flags.append("--multirun")
-    overrides = [_override(key, value, sweep) for key, value in typed.overrides]
-    loaded = [override for override in overrides if override.lstrip("+").startswith(_LOADED_ONCE)]
-    others = [override for override in overrides if override not in loaded]
-    return [*loaded, *([f"task={','.join(tasks)}"] if tasks else []), *others, *typed.flags]
-
-
-def names_task(arguments: Sequence[str]) -> bool:
-    """Whether arguments that `rewrite` returned say what to work on, or need not."""
-    flags = {argument.partition("=")[0] for argument in arguments}
-    return bool(flags & {"task", *SHOW}) or any(argument.startswith("+") for argument in arguments)
+    typed, rest = Arguments(), list(argv)
+    tasks: list[str] = []
+    overrides: list[tuple[str, str | None]] = []
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            tasks += rest
+            break
+        if argument.startswith("-") and not is_file(argument):
+            _take_flag(argument, rest, typed)
+        elif not is_file(argument) and (match := _OVERRIDE.fullmatch(argument)):
+            key, value = match["key"], match["value"]
+            name = key.lstrip("+")
+            if name == "task":
+                tasks.append(value)
+            elif "_target_" in key or ("_target_" in value and name not in _TEXT_KEYS):
+                raise InputError(argument, "", "an override that leaves _target_ to conf/", "_target_")
+            else:
+                overrides.append((key, value))
+        elif not is_file(argument) and _DELETION.fullmatch(argument):
+            overrides.append((argument, None))
+        else:
+            tasks.append(argument)
+    values = [value for text in tasks for value in _task_values(text, typed.sweep, is_file)]
+    if typed.show is not None:
+        values = values[:1]
+    typed.sweep = typed.show is None and (typed.sweep or len(values) > 1)
+    others = [_override(key, value, typed.sweep) for key, value in overrides]
+    loaded = [each for each in others if each.lstrip("+").startswith(_LOADED_ONCE)]
+    named = [f"task={','.join(values)}"] if values else []
+    typed.overrides = [*loaded, *named, *(each for each in others if each not in loaded)]
+    return typed
 
 
 def quote(text: str) -> str:
@@ -97,102 +150,49 @@ def quote(text: str) -> str:
 
 
 def help_text(command: str, usage: str, conf: Path) -> str:
-    """What `--help` prints: usage, then every group and setting as the configuration itself describes them.
-
-    Args:
-        command: The command's name, which is its configuration's too.
-        usage: What stands above the settings.
-        conf: The folder of the configuration.
-    """
+    """What `--help` prints: usage, then every group and setting as the command's file in `conf` describes them."""
     text = (conf / f"{command}.yaml").read_text("utf-8")
     chosen = dict(re.findall(r"^  - (?:optional )?(\w+): ([\w$][\w.{}-]*)$", text, re.MULTILINE))
-    files = {group: conf / group / f"{_resolved(option, chosen)}.yaml" for group, option in chosen.items()}
-    shared = [path for path in files.values() if _is_shared(path)]
-    groups = "".join(
-        f"  {group:<10} {_options(path.parent, path.stem)}\n" for group, path in files.items() if path not in shared
-    )
-    found = [
-        setting
-        for source in (text, *(path.read_text("utf-8") for path in shared))
-        for setting in _SETTING.findall(source)
-    ]
-    settings = "".join(f"  {name}={value}\n{_indented(comment)}" for comment, name, value in found)
+    groups, sources = "", [text]
+    for group, option in chosen.items():
+        default = chosen.get(option.removeprefix("${").removesuffix("}"), option)  # a group may follow another's
+        path = conf / group / f"{default}.yaml"
+        if path.is_file() and path.read_text("utf-8").startswith("# @package _global_"):
+            sources.append(path.read_text("utf-8"))  # settings of the command's own that it shares with others
+            continue
+        names = sorted(each.stem for each in path.parent.glob("*.yaml"))
+        groups += f"  {group:<10} {' '.join(f'{name}*' if name == default else name for name in names)}\n"
+    settings = ""
+    for comment, name, value in (found for source in sources for found in _SETTING.findall(source)):
+        lines = (f"      {line.removeprefix('#').strip()}\n" for line in comment.splitlines())
+        settings += f"  {name}={value}\n{''.join(lines)}"
     return (
         f"{usage}\nGroups, chosen as GROUP=OPTION (* is the default). {conf}/GROUP/OPTION.yaml describes their\n"
         f"settings, which are set as GROUP.NAME=VALUE.\n{groups}\nSettings, each with its default:\n{settings}"
     )
 
 
-def _resolved(option: str, chosen: dict[str, str]) -> str:
-    """The option itself, or that of the group which it follows, written `${group}`."""
-    return chosen.get(option.removeprefix("${").removesuffix("}"), option)
-
-
-def _is_shared(path: Path) -> bool:
-    """Whether a group's settings stand among the command's own: one option, there so that commands can share it."""
-    return path.is_file() and path.read_text("utf-8").startswith("# @package _global_")
-
-
-def _options(folder: Path, default: str) -> str:
-    return " ".join(f"{path.stem}*" if path.stem == default else path.stem for path in sorted(folder.glob("*.yaml")))
-
-
-def _indented(comment: str) -> str:
-    return "".join(f"      {line.removeprefix('#').strip()}\n" for line in comment.splitlines())
-
-
-@dataclass
-class _Typed:
-    """Arguments by kind, in the order they were typed."""
-
-    tasks: list[str] = field(default_factory=list)
-    overrides: list[tuple[str, str | None]] = field(default_factory=list)
-    flags: list[str] = field(default_factory=list)
-
-
-def _sort_out(argv: Sequence[str], is_file: Callable[[str], bool]) -> _Typed:
-    typed, rest = _Typed(), list(argv)
-    while rest:
-        argument = rest.pop(0)
-        if argument == "--":
-            typed.tasks += rest
-            break
-        if argument.startswith("-") and not is_file(argument):
-            typed.flags += _flag(argument, rest)
-        elif is_file(argument):
-            typed.tasks.append(argument)
-        elif match := _OVERRIDE.fullmatch(argument):
-            _sort_override(match["key"], match["value"], typed)
-        elif _DELETION.fullmatch(argument):
-            typed.overrides.append((argument, None))
-        else:
-            typed.tasks.append(argument)
-    return typed
-
-
-def _flag(flag: str, rest: list[str]) -> list[str]:
-    """The flag with its value, which is taken off `rest`."""
-    name, equals, _ = flag.partition("=")
-    if name in OPTIONS and not equals:
+def _take_flag(flag: str, rest: list[str], typed: Arguments) -> None:
+    """Note a flag with its value, which is taken off `rest` where it does not stand behind `=`."""
+    name, equals, value = flag.partition("=")
+    if name in ("-cd", "--config-dir", "-c", "--cfg") and not equals:
         if not rest:
             raise InputError(flag, "", "a value after it", "nothing")
-        return [flag, rest.pop(0)]
-    if name in INFO and not equals:
-        return [f"--info={rest.pop(0) if rest and rest[0] in INFO_TOPICS else 'all'}"]
-    if name in SWITCHES | OPTIONS | INFO:
-        return [flag]
-    known = sorted(SWITCHES | OPTIONS | INFO | OWN_FLAGS)
-    raise InputError(flag, "", f"a flag that --help lists{suggestion(name, known)}", "an unknown flag")
-
-
-def _sort_override(key: str, value: str, typed: _Typed) -> None:
-    name = key.lstrip("+")
-    if name == "task":
-        typed.tasks.append(value)
-    elif "_target_" in key or ("_target_" in value and name not in _TEXT_KEYS):
-        raise InputError(f"{key}={value}", "", "an override that leaves _target_ to conf/", "_target_")
-    else:
-        typed.overrides.append((key, value))
+        value = rest.pop(0)
+    match name:
+        case "-m" | "--multirun":
+            typed.sweep = True
+        case "-cd" | "--config-dir":
+            typed.folders.append(value)
+        case "-c" | "--cfg" if value in SHOWN:
+            typed.show = value
+        case "-c" | "--cfg":
+            raise InputError(name, "", f"one of {', '.join(SHOWN)}", repr(value))
+        case "--resolve":
+            typed.resolve = True
+        case _:
+            known = f"a flag that --help lists{suggestion(name, FLAGS)}"
+            raise InputError(flag, "", known, "an unknown flag")
 
 
 def _task_values(text: str, sweep: bool, is_file: Callable[[str], bool]) -> list[str]:
@@ -222,57 +222,3 @@ def _json_values(text: str) -> list[str]:
         values.append(text[start:end])
         start = end + 1
     return values
-
-
-# What the commands that take no task have in common: help, version, errors in one line, exit codes.
-
-
-def command(name: str, usage: str, argv: Sequence[str], job: "Callable[[Composed], None]") -> int:
-    """Run a command whose runs can be gone on with.
-
-    Args:
-        name: The command's name, which is its configuration's too.
-        usage: What `--help` prints first.
-        argv: Arguments without the program's name.
-        job: The work on one composed configuration.
-
-    Returns:
-        0 when all is done, 1 when training diverged, 2 for bad input, 130 when interrupted.
-    """
-    try:
-        return _run(name, usage, argv, job)
-    except (InputError, Diverged) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1 if isinstance(error, Diverged) else 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-
-
-def _run(name: str, usage: str, argv: Sequence[str], job: "Callable[[Composed], None]") -> int:
-    if {"-h", "--help"} & set(argv):
-        print(cli.help_text(name, usage, conf_dir()), end="")
-        return 0
-    if "--version" in argv:
-        print(f"arc-seal {__version__}")
-        return 0
-    arguments = cli.rewrite(argv)
-    stranger = next((argument for argument in arguments if argument.startswith("task=")), None)
-    if stranger is not None:
-        typed = stranger.removeprefix("task=").strip("'")
-        raise InputError(typed, "", "settings as NAME=VALUE (or --help)", "a bare argument")
-
-    from arc_seal.config import launch  # Hydra and pydantic, which --help does without
-
-    diverged: list[Diverged] = []
-
-    def once(composed: "Composed") -> None:
-        try:
-            job(composed)
-        except Diverged as error:  # Hydra would print more than the one line
-            diverged.append(error)
-
-    launch(name, arguments, once)
-    if diverged:
-        raise diverged[0]
-    return 0

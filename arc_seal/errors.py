@@ -5,6 +5,7 @@
     │   └── ModelError      a model cannot be found, read or used as asked
     ├── GridError           cells that are not an ARC grid (1x1 to 30x30, colours 0-9)
     ├── ExecutorClosed      a job's executor was closed before there was an outcome; says nothing about the job
+    ├── FinetuningFailed    a policy could not be fine-tuned: out of time or memory, diverged
     └── JobFailure          one job came to nothing: recorded with reward 0, never a crash
         ├── InvalidSelfEdit   the completion is not a self-edit
         ├── OverBudget        the self-edit asks for more training tokens than are allowed
@@ -72,6 +73,10 @@ class ExecutorClosed(ArcSealError):
 
     def __init__(self) -> None:
         super().__init__("the executor was closed")
+
+
+class FinetuningFailed(ArcSealError):
+    """Fine-tuning a policy came to nothing; the message says why."""
 
 
 class JobFailure(ArcSealError):

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from arc_seal.arc.grid import Grid
     from arc_seal.arc.task import Entry
     from arc_seal.config import Composed, EvaluateConfig
-    from arc_seal.inner_loop.job import Attempt
     from arc_seal.outer_loop.evaluate import Evaluation, RowName
-    from arc_seal.outer_loop.ledger import Ledger, RolloutRow
+    from arc_seal.outer_loop.ledger import Ledger
+    from arc_seal.outer_loop.rollout import Rollout
+
+    BySeed = Mapping[int, Mapping[RowName, Sequence[Rollout]]]
 
 USAGE = """\
 Measure ways to solve the same tasks, side by side: in context, random self-edits, the policy before and after training.
@@ -29,49 +31,51 @@ Results are kept in runs/restem/NAME-evaluation: table.json, table.md, submissio
 ledger of the run, so the same command goes on wherever it was stopped.
 Exit code: 0 when all is measured, 2 for bad input, 130 when interrupted.
 
-Flags: --cfg job shows the configuration instead of running, --version; Hydra's other flags are listed by --hydra-help.
+Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the configuration
+instead of running (--resolve with its interpolations resolved), --version.
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Returns:
-        The exit code.
-    """
-    return command("evaluate", USAGE, argv, _job)
+    """Run the command on arguments without the program's name; returns the exit code."""
+    return command("evaluate", USAGE, argv, _work)
 
 
-def _job(composed: "Composed") -> None:
-    from arc_seal.config import EvaluateConfig, check_apart, entries, make, read_config, restem_settings
-    from arc_seal.outer_loop.evaluate import evaluate
+def _work(jobs: "list[Composed]") -> int:
+    for job in jobs:
+        _evaluate(job)
+    return 0
+
+
+def _evaluate(job: "Composed") -> None:
+    from arc_seal.config import EvaluateConfig, make, read_config
+    from arc_seal.outer_loop.evaluate import check_apart, check_rows, evaluate, untrained_run
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER
-    from arc_seal.ui.views import RolloutsView, terminal_console
+    from arc_seal.ui.views import RunView, terminal_console
 
-    config = read_config(composed.values, EvaluateConfig)
-    held_out, training = (entries(specs, config.data) for specs in (config.data.held_out, config.data.train))
-    if "fixed" in config.rows or ("seal" in config.rows and restem_settings(config.restem).labelled):
-        check_apart(training, held_out)
+    config = read_config(job.values, EvaluateConfig)
+    config.check(policy_writes=True)
+    held_out, training = (config.data.entries(specs) for specs in (config.data.held_out, config.data.train))
+    if "fixed" in config.rows:
+        check_apart(training, held_out, "data.train")
+    check_rows(config.rows, held_out, training, config)
+    folders = {seed: job.folder.parent / f"{config.name}-seed{seed}" for seed in config.seeds}
+    if "seal" in config.rows and not all((folder / LEDGER).is_file() for folder in folders.values()):
+        raise untrained_run()  # before a folder is made
     executor = make(config.executor)(make(config.model))
-    console = terminal_console()
-    view = RolloutsView(console)
-    by_seed: dict[int, dict[RowName, list[RolloutRow]]] = {}
+    view = RunView(terminal_console())
+    by_seed: dict[int, dict[RowName, list[Rollout]]] = {}
     try:
-        for seed in config.seeds:
-            folder = composed.folder.parent / f"{config.name}-seed{seed}"
-            folder.mkdir(parents=True, exist_ok=True)
+        for seed, folder in folders.items():
             with Ledger.open(folder / LEDGER) as ledger:
                 wanted = evaluation(config, seed, folder, held_out, training, ledger)
-                view.title(f"Seed {seed}")
+                view.note(f"Seed {seed}")
                 by_seed[seed] = evaluate(wanted, executor, ledger, view)
     finally:
         view.close()
         executor.close()
-    _report(config, by_seed, held_out, composed.folder)
+    _report(config, by_seed, held_out, job.folder)
 
 
 def evaluation(
@@ -82,38 +86,36 @@ def evaluation(
     training: "Sequence[Entry]",
     ledger: "Ledger",
 ) -> "Evaluation":
-    """What to measure under one seed.
+    """What to measure under one seed; the run's ledger says what policies there are and what they were trained on.
 
-    Args:
-        config: The configuration.
-        seed: Which of its seeds.
-        folder: Of the run of that seed.
-        held_out: The tasks to measure on.
-        training: The tasks to choose the fixed self-edit on.
-        ledger: The run's, which says what policies there are.
+    Raises:
+        InputError: When the run's policy learnt from the solution of a task that it is measured on.
     """
-    from arc_seal.config import rollout_settings
-    from arc_seal.outer_loop.evaluate import Evaluation
-    from arc_seal.outer_loop.restem import POLICIES, wearing
+    from arc_seal.outer_loop.evaluate import Evaluation, check_apart
+    from arc_seal.outer_loop.restem import POLICIES, RUN, with_policy
+    from arc_seal.outer_loop.rollout import Author
 
-    settings = rollout_settings(config, seed, "policy")
-    policy = ledger.policy("train", config.round - 1) if config.round else ledger.last_policy("train")
-    place = None if policy is None else folder / POLICIES / policy.folder
+    trained_by = ledger.configuration(RUN).get("restem", {}).get("reward")
+    if "seal" in config.rows and trained_by != "held_out_demo":  # which asks no solutions
+        check_apart(ledger.entries(RUN), held_out, f"what {folder.name} was trained on")
+    policies = [each for each in ledger.policies(RUN) if config.round in (None, each.round + 1)]
+    author = Author("policy", seed)
+    kept = folder / POLICIES / policies[-1].folder if policies else None
     return Evaluation(
         rows=config.rows,
         entries=tuple(held_out),
         training=tuple(training),
         samples=config.samples,
-        candidates=config.self_edit.candidates,
-        settings=settings,
-        trained=None if place is None else wearing(settings, place, config.restem.adapt_from),
+        settings=config,
+        seed=seed,
+        trained=with_policy(author, kept, config.restem.adapt_from) if kept else None,
         configuration=recorded(config),
     )
 
 
 def recorded(config: "EvaluateConfig") -> dict[str, Any]:
     """What a measurement may not change when it goes on; the candidates matter to the row `fixed` alone."""
-    from arc_seal.outer_loop.rollout import model_settings
+    from arc_seal.outer_loop.rollout import recorded_model
 
     shared = {"model", "ttt", "decode", "self_edit", "temperature", "max_tokens", "max_resamples", "toolbox"}
     settings = config.model_dump(
@@ -122,16 +124,12 @@ def recorded(config: "EvaluateConfig") -> dict[str, Any]:
         include={*shared, "max_training_tokens", "folds"},
         exclude={"self_edit": {"candidates"}},
     )
-    return {**settings, "model": model_settings(settings["model"])}
+    return {**settings, "model": recorded_model(settings["model"])}
 
 
-def _report(
-    config: "EvaluateConfig",
-    by_seed: "Mapping[int, Mapping[RowName, Sequence[RolloutRow]]]",
-    entries: "Sequence[Entry]",
-    folder: Path,
-) -> None:
-    from arc_seal.arc.task import submission, write_json, write_submission
+def _report(config: "EvaluateConfig", by_seed: "BySeed", entries: "Sequence[Entry]", folder: Path) -> None:
+    """Write and show the table, and write one submission."""
+    from arc_seal.arc.task import write_json, write_submission
     from arc_seal.outer_loop.evaluate import TITLES, table_rows
     from arc_seal.outer_loop.table import make_table, to_json, to_markdown
     from arc_seal.ui.views import evaluation as shown
@@ -143,52 +141,41 @@ def _report(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", to_json(table))
     write_json(folder / "table.md", to_markdown(table))
-    write_submission(folder / "submission.json", submission(answers(by_seed, entries)))
+    write_submission(folder / "submission.json", answers(by_seed, entries))
     terminal_console().print(shown(table, by_task=True))
 
 
-def answers(
-    by_seed: "Mapping[int, Mapping[RowName, Sequence[RolloutRow]]]", entries: "Sequence[Entry]"
-) -> "dict[str, list[list[Grid]]]":
+def answers(by_seed: "BySeed", entries: "Sequence[Entry]") -> "dict[str, list[list[Grid]]]":
     """By task the best supported attempts of the trained policy's roll-outs, or of the last row that was measured."""
+    from arc_seal.inner_loop.job import pool_attempts
     from arc_seal.outer_loop.rollout import grids
-    from arc_seal.ui.run_folder import best_supported
 
-    by_task: dict[str, list[Sequence[Sequence[Attempt]]]] = {
-        task.id: [((),) * len(task.queries)] for task, _ in entries
-    }
-    for rows in by_seed.values():
-        for row in rows["seal"] if "seal" in rows else list(rows.values())[-1]:
-            by_task[row.task] += [row.attempts] if row.attempts else []
-    return {task: grids(best_supported(runs)) for task, runs in by_task.items()}
+    chosen = [rows["seal"] if "seal" in rows else list(rows.values())[-1] for rows in by_seed.values()]
+    made = [each for row in chosen for each in row if each.attempts]
+    found = {}
+    for task, _ in entries:
+        own = [each.attempts for each in made if each.task == task.id]
+        found[task.id] = grids(pool_attempts([((),) * len(task.queries), *own]))
+    return found
 
 
-def run_facts(
-    config: "EvaluateConfig", by_seed: "Mapping[int, Mapping[RowName, Sequence[RolloutRow]]]"
-) -> dict[str, Any]:
+def run_facts(config: "EvaluateConfig", by_seed: "BySeed") -> dict[str, Any]:
     """What was measured, for whoever reads the table later."""
+    from arc_seal.outer_loop.evaluate import held_out_auc
     from arc_seal.outer_loop.rollout import git_commit, versions
 
-    return {
-        "model": config.model.get("name", config.model["_target_"]),
+    facts: dict[str, Any] = {
+        "model": config.model_name,
         "data": list(config.data.held_out),
         "limit": config.data.limit,
         "seeds": list(config.seeds),
         "samples": config.samples,
-        **_foresight(by_seed),
-        "versions": versions(),
-        "git_commit": git_commit(),
     }
-
-
-def _foresight(by_seed: "Mapping[int, Mapping[RowName, Sequence[RolloutRow]]]") -> dict[str, str]:
-    from arc_seal.outer_loop.evaluate import foresight
-
-    found = foresight(row for rows in by_seed.values() for made in rows.values() for row in made)
-    if found is None:
-        return {}
-    over_all, within = (f"{each.mean:.2f} ({each.low:.2f} to {each.high:.2f})" for each in found)
-    return {"AUC of the held-out log-probability": f"{over_all}, within tasks {within}"}
+    found = held_out_auc(each for rows in by_seed.values() for made in rows.values() for each in made)
+    if found is not None:
+        over_all, within = (f"{each.mean:.2f} ({each.low:.2f} to {each.high:.2f})" for each in found)
+        facts["AUC of the held-out log-probability"] = f"{over_all}, within tasks {within}"
+    return {**facts, "versions": versions(), "git_commit": git_commit()}
 
 
 if __name__ == "__main__":

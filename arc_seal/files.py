@@ -2,6 +2,8 @@
 
 import os
 import secrets
+import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +11,11 @@ from typing import IO
 
 UNFINISHED = ".unfinished"
 """How the name of a file ends that is being written, or that a killed process has left half-written."""
+
+STALE_S = 3600.0
+"""Seconds after which what nothing was added to counts as left behind by a killed process."""
+
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -36,26 +43,21 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-# Where the files are that go with the package: in the wheel beside its modules, in a checkout beside its folder.
-
-_PACKAGE = Path(__file__).resolve().parent
+def remove_stale(folder: Path, pattern: str) -> None:
+    """Remove the half-made files and folders that killed processes have left in a folder, under matching names."""
+    for left in folder.glob(pattern):
+        with suppress(FileNotFoundError):  # another process has just moved or removed it
+            if time.time() - left.stat().st_mtime > STALE_S:
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
 def conf_dir(package: Path = _PACKAGE) -> Path:
-    """The folder of the Hydra configuration.
-
-    Raises:
-        FileNotFoundError: When the installation is broken and has none.
-    """
+    """The folder of the Hydra configuration."""
     return _shared("conf", package)
 
 
 def tools_dir(package: Path = _PACKAGE) -> Path:
-    """The folder of the toolbox: one file a tool that a self-edit may call.
-
-    Raises:
-        FileNotFoundError: When the installation is broken and has none.
-    """
+    """The folder of the toolbox: one file a tool that a self-edit may call."""
     return _shared("tools", package)
 
 
@@ -65,6 +67,7 @@ def weights_dir(package: Path = _PACKAGE) -> Path:
 
 
 def _shared(name: str, package: Path) -> Path:
+    """A folder that is in the wheel beside the package's modules, and in a checkout beside its folder."""
     for folder in (package / "_share" / name, package.parent / name):
         if folder.is_dir():
             return folder

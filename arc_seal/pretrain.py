@@ -20,38 +20,31 @@ Examples:
   python -m arc_seal.pretrain name=more weights=shipped run.tokens=50000000
 
 A run is kept in runs/pretraining/NAME: its weights, which model=grid model.location=./runs/pretraining/NAME/weights
-solves tasks with, losses.jsonl, held_out.jsonl and the checkpoint from which the same command goes on, wherever it was
+solves tasks with, losses.jsonl, unseen.jsonl and the checkpoint from which the same command goes on, wherever it was
 stopped.
 Exit code: 0 when the run is done, 1 when it diverged, 2 for bad input, 130 when interrupted.
 
-Flags: --cfg job shows the configuration instead of running, --version; Hydra's other flags: --hydra-help.
+Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the configuration
+instead of running (--resolve with its interpolations resolved), --version.
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Returns:
-        The exit code.
-    """
-    return command("pretrain", USAGE, argv, _job)
+    """Run the command on arguments without the program's name; returns the exit code."""
+    return command("pretrain", USAGE, argv, _work)
 
 
-def _job(composed: "Composed") -> None:
+def _work(jobs: "list[Composed]") -> int:
     from arc_seal.config import make, read_config
     from arc_seal.pretraining.run import PretrainConfig, run
-    from arc_seal.ui.views import PretrainingView, terminal_console
+    from arc_seal.ui.views import RunView, terminal_console
 
-    config = read_config(composed.values, PretrainConfig)
-    view = PretrainingView(terminal_console())
-    try:
-        finished = run(config, make(config.network), composed.folder, view.update, view.generator)
-    finally:
-        view.close()
-    view.end(finished)
+    for job in jobs:
+        config = read_config(job.values, PretrainConfig)
+        with RunView(terminal_console()) as view:
+            finished = run(config, make(config.network), job.folder, view.pretraining, view.generator)
+        view.pretrained(finished)
+    return 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ def first_fault(error: ValidationError) -> tuple[str, str, str]:
     match fault["type"]:
         case "missing":
             return place, "a value", "nothing"
+        case "too_short":
+            return place, f"at least {fault['ctx']['min_length']} items", str(len(fault["input"]))
+        case "too_long":
+            return place, f"at most {fault['ctx']['max_length']} items", str(len(fault["input"]))
         case "extra_forbidden":
             return place, "a setting that there is", "an unknown one"
         case _:

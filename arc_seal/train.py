@@ -2,16 +2,15 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arc_seal.cli import command
 
 if TYPE_CHECKING:
+    from arc_seal.arc.task import Entry
     from arc_seal.config import Composed, TrainConfig
-    from arc_seal.outer_loop.ledger import RolloutRow
-    from arc_seal.outer_loop.restem import RoundSummary
+    from arc_seal.outer_loop.rollout import Rollout
 
 USAGE = """\
 Train a policy by ReST-EM: sample self-edits, try each in the sandbox, imitate those that were rewarded.
@@ -29,104 +28,101 @@ A run is kept in runs/restem/NAME-seedN: ledger.sqlite holds every roll-out, pol
 `solve policy=FOLDER self_edit=default` writes with. The same command goes on wherever it was stopped.
 Exit code: 0 when the run is done, 1 when fine-tuning failed, 2 for bad input, 130 when interrupted.
 
-Flags: -m sweeps over values with commas, --cfg job shows the configuration instead of running, --version; Hydra's other
-flags are listed by --hydra-help.
+Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the configuration
+instead of running (--resolve with its interpolations resolved), --version.
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the command.
-
-    Args:
-        argv: Arguments without the program's name.
-
-    Returns:
-        The exit code.
-    """
-    return command("train", USAGE, argv, _job)
+    """Run the command on arguments without the program's name; returns the exit code."""
+    return command("train", USAGE, argv, _work)
 
 
-def _job(composed: "Composed") -> None:
-    from arc_seal.config import TrainConfig, entries, make, read_config, restem_settings, rollout_settings
-    from arc_seal.outer_loop.ledger import Ledger
-    from arc_seal.outer_loop.restem import LEDGER, POLICIES, check_solutions, restem, summarise
-    from arc_seal.ui.views import RolloutsView, terminal_console
+def _work(jobs: "list[Composed]") -> int:
+    """Train one policy after another; what failed does not keep the others from it."""
+    from arc_seal.errors import Diverged, FinetuningFailed, InputError
 
-    config = read_config(composed.values, TrainConfig)
-    tasks = entries(config.data.train, config.data)
-    settings, how = rollout_settings(config, config.seed, "policy"), restem_settings(config.restem)
-    if how.labelled:
-        check_solutions(tasks)  # before a folder is made
-    earlier = reused(config)
-    source = make(config.model)
-    executor = make(config.executor)(source)
-    finetuner = make(finetuning(config.executor, config.restem.finetune.timeout_s))(source)
-    view = RolloutsView(terminal_console())
-    composed.folder.mkdir(parents=True, exist_ok=True)
-    with Ledger.open(composed.folder / LEDGER) as ledger:
+    failed: list[InputError | FinetuningFailed | Diverged] = []
+    for job in jobs:
         try:
-            ledger.begin("train", recorded(config))
-            policies = restem(
-                "train", tasks, executor, finetuner, settings, how,
-                earlier, ledger, composed.folder / POLICIES, view,
-            )  # fmt: skip
+            _train(job)
+        except (InputError, FinetuningFailed, Diverged) as error:
+            failed.append(error)
+    if failed:
+        raise next((each for each in failed if isinstance(each, InputError)), failed[0])
+    return 0
+
+
+def _train(job: "Composed") -> None:
+    from arc_seal.config import TrainConfig, make, read_config
+    from arc_seal.outer_loop.ledger import Ledger
+    from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN, check_solutions, fitting, restem
+    from arc_seal.outer_loop.rollout import Author, Runner
+    from arc_seal.ui.views import RunView, terminal_console
+
+    config = read_config(job.values, TrainConfig)
+    config.check(policy_writes=True)
+    entries = config.data.entries(config.data.train)
+    if config.restem.labelled:
+        check_solutions(entries)  # before a folder is made
+    earlier, known = reused(config)
+    executor = make(config.executor)(make(config.model))
+    view = RunView(terminal_console())
+    fit = fitting(earlier, entries, config.edit_schema)
+    if strangers := len(earlier) - len(fit):
+        why = "of tasks not trained on here, or of self-edits in another form"
+        view.note(f"{strangers} of {len(earlier)} reused roll-outs are {why}, and are left out")
+    with Ledger.open(job.folder / LEDGER) as ledger:
+        try:
+            ledger.begin(RUN, recorded(config), [*entries, *known])
+            runner = Runner(executor, config, Author("policy", config.seed), view)
+            policies = restem(entries, runner, config.restem, fit, ledger, job.folder / POLICIES)
         finally:
             view.close()
             executor.close()
-            finetuner.close()
-        rounds = [summarise(number, ledger.rollouts("train", number)) for number in range(config.restem.rounds)]
-        ledger.export(composed.folder / "rollouts.jsonl")
-    view.title(closing(rounds, len(policies), composed.folder))
+        rounds = [ledger.rollouts(RUN, number) for number in range(config.restem.rounds)]
+        ledger.export(job.folder / "rollouts.jsonl")
+    view.note(closing(rounds, len(policies), job.folder))
 
 
 def recorded(config: "TrainConfig") -> dict[str, Any]:
     """What a run may not change when it goes on: all but where and how long jobs run, rounds, what `evaluate` asks."""
-    from arc_seal.outer_loop.rollout import model_settings
+    from arc_seal.outer_loop.rollout import recorded_model
 
-    settings = config.model_dump(
-        mode="json",
-        by_alias=True,
-        exclude={
-            "executor": True,
-            "name": True,
-            "restem": {"rounds": True, "finetune": {"timeout_s"}},
-            "self_edit": {"candidates"},
-        },
-    )
-    return {**settings, "model": model_settings(settings["model"])}
+    left_out: dict[str, Any] = {"executor": True, "name": True, "self_edit": {"candidates"}}
+    left_out["restem"] = {"rounds": True, "finetune": {"timeout_s"}}
+    settings = config.model_dump(mode="json", by_alias=True, exclude=left_out)
+    return {**settings, "model": recorded_model(settings["model"])}
 
 
-def reused(config: "TrainConfig") -> "list[RolloutRow]":
-    """The roll-outs of earlier runs' training, under the path of the ledger that each is from.
+def reused(config: "TrainConfig") -> "tuple[list[Rollout], list[Entry]]":
+    """The roll-outs of earlier runs' training, under the path of the ledger that each is from, and those runs' tasks.
 
     Raises:
         InputError: When a path is no ledger, or nothing is sampled and nothing reused.
     """
     from arc_seal.errors import InputError
     from arc_seal.outer_loop.ledger import Ledger
+    from arc_seal.outer_loop.restem import RUN
 
-    rows: list[RolloutRow] = []
+    rollouts: list[Rollout] = []
+    entries: list[Entry] = []
     for path in config.restem.reuse:
         with Ledger.read_only(Path(path).expanduser()) as ledger:
-            rows += [replace(row, run=path) for row in ledger.rollouts("train")]
-    if not config.restem.samples and not rows:
+            rollouts += [each.model_copy(update={"run": path}) for each in ledger.rollouts(RUN)]
+            entries += ledger.entries(RUN)
+    if not config.restem.samples and not rollouts:
         raise InputError("restem.samples", "", "1 or more, or roll-outs of an earlier run in restem.reuse", "0")
-    return rows
+    return rollouts, entries
 
 
-def finetuning(executor: dict[str, Any], timeout_s: float) -> dict[str, Any]:
-    """The settings of an executor for the M-step: one worker, and time."""
-    alone = {"workers": 1} if "workers" in executor else {}
-    return {**executor, **alone, "timeout_s": timeout_s}
-
-
-def closing(rounds: "Sequence[RoundSummary]", policies: int, folder: Path) -> str:
+def closing(rounds: "Sequence[Sequence[Rollout]]", policies: int, folder: Path) -> str:
     """What to say at the end; what no round has improved is said so."""
-    shares = [each.solved / each.rollouts for each in rounds if each.solved is not None and each.rollouts]
+    known = [made for made in rounds if any(each.reward is not None for each in made)]
+    shares = [sum(each.reward == 1 for each in made) / len(made) for made in known]
     lines = []
     if len(shares) > 1:
-        better = shares[-1] > shares[0]
-        change = "rose" if better else "did not rise"
+        change = "rose" if shares[-1] > shares[0] else "did not rise"
         lines.append(f"The share solved {change}: {shares[0]:.1%} in the first round, {shares[-1]:.1%} in the last.")
     if not policies:
         lines.append("No self-edit was rewarded, so there is no policy: the model is as it was.")

@@ -1,14 +1,14 @@
-"""The tasks of experiment=choice and experiment=room, by rules that were written down before anything of them was run.
+"""The tasks of experiment=sixty_tasks and experiment=differing_edits, by rules that were written before a result.
 
-    python benchmarks/choose_tasks.py choice > /tmp/candidates
+    python benchmarks/choose_tasks.py sixty_tasks > /tmp/candidates
     python benchmarks/solve_table.py OUT.jsonl --model grid --workers 2 --rows grid/in_context --tasks "$(cat /tmp/candidates)"
-    python benchmarks/choose_tasks.py choice OUT.jsonl
+    python benchmarks/choose_tasks.py sixty_tasks OUT.jsonl
 
-`choice`: of the training tasks that the grid model was pretrained on, which are none of an evaluation set, of arcagi1/dev
+`sixty_tasks`: of the training tasks that the grid model was pretrained on, which are none of an evaluation set, of arcagi1/dev
 or of SEAL's, those of at most 500 tokens of context that the grid model does not solve in context (two attempts by votes,
 seed 0). By the order of their ids' hashes the first 24 are held out, the next 60 are trained on.
 
-`room`: of these, of arcagi1/dev and of SEAL's twelve training tasks, the latter two of which it was not pretrained on,
+`differing_edits`: of these, of arcagi1/dev and of SEAL's twelve training tasks, the latter two of which it was not pretrained on,
 those of at most 500 tokens of context that the grid model does not solve in context and on which self-edits differ: of
 self_edit=paper_wide's three fixed candidates (rows `grid/paper_basic`, `grid/paper_all`, `grid/paper_none`) at least one
 solves it and at least one does not (two attempts by scores, seed 0). arcagi1/dev comes first, the others by the order of
@@ -30,8 +30,8 @@ from arc_seal.arc.splits import context_tokens, pretraining_tasks
 
 LONGEST = 500
 HELD_OUT, TRAINING = 24, 60
-WITH_ROOM = 20
-"""Tasks held out by `room`, and as many trained on."""
+DIFFERING = 20
+"""Tasks held out by `differing_edits`, and as many trained on."""
 IN_CONTEXT = "grid/in_context"
 FIXED = ("grid/paper_basic", "grid/paper_all", "grid/paper_none")
 
@@ -39,26 +39,26 @@ FIXED = ("grid/paper_basic", "grid/paper_all", "grid/paper_none")
 def main() -> None:
     """Print the candidates as a spec for solve_table, or the chosen as they stand in conf/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rule", choices=["choice", "room"])
+    parser.add_argument("rule", choices=["sixty_tasks", "differing_edits"])
     parser.add_argument("results", type=Path, nargs="?", help="what solve_table has written; without: the candidates")
     arguments = parser.parse_args()
-    specs = candidates(unseen=arguments.rule == "room")
+    specs = candidates(unseen=arguments.rule == "differing_edits")
     if arguments.results is None:
         print(",".join(specs))
         return
-    rule = room if arguments.rule == "room" else choice
+    rule = differing_edits if arguments.rule == "differing_edits" else sixty_tasks
     for title, part in zip(("train", "held_out"), rule(specs, arguments.results), strict=True):
         print(f"  {title}:", *(f"    - {spec}" for spec in sorted(part)), sep="\n")
 
 
-def choice(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
+def sixty_tasks(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
     """Trained on, held out."""
     known = marks(results, IN_CONTEXT, "reward_by_votes")
     order = sorted((spec for spec in specs if not known(spec)), key=digest("arc-seal choice"))
     return order[HELD_OUT : HELD_OUT + TRAINING], order[:HELD_OUT]
 
 
-def room(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
+def differing_edits(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
     """Trained on, held out."""
     known = marks(results, IN_CONTEXT, "reward")
     solved = [marks(results, row, "reward") for row in FIXED]
@@ -66,8 +66,8 @@ def room(specs: Iterable[str], results: Path) -> tuple[list[str], list[str]]:
     trained_on: list[str] = []
     held_out: list[str] = []
     for spec in specs:
-        part = held_out if len(held_out) < WITH_ROOM and spec.split("/")[-1] not in improved_on else trained_on
-        if len(part) < WITH_ROOM and not known(spec) and differ(spec, solved):
+        part = held_out if len(held_out) < DIFFERING and spec.split("/")[-1] not in improved_on else trained_on
+        if len(part) < DIFFERING and not known(spec) and differ(spec, solved):
             part.append(spec)
     return trained_on, held_out
 
@@ -104,7 +104,7 @@ def marks(results: Path, row: str, reward: str) -> Callable[[str], bool]:
 
 
 def digest(salt: str) -> Callable[[str], bytes]:
-    """What decides the order of specs."""
+    """What decides the order of specs; the salts are the first names of the experiments."""
     return lambda spec: sha256(f"{salt} {spec.split('/')[-1]}".encode()).digest()
 
 

@@ -46,13 +46,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
-from arc_seal.arc.grid import MAX_SIDE, Grid
+from arc_seal.arc.grid import COLOURS, MAX_SIDE, Grid
 from arc_seal.arc.task import Demonstration
 from arc_seal.errors import GridError, OverBudget
-from arc_seal.inner_loop.job import AdaptJob, Candidate, Report, Result, TrainingRecord
-from arc_seal.inner_loop.vote import vote
+from arc_seal.inner_loop.job import AdaptJob, Candidate, Report, Result, TrainingRecord, vote
 from arc_seal.models.generate import model_positions
-from arc_seal.models.prompt import Encoded, GridSymbols, Model, demonstrations_prompt, query_prompt
+from arc_seal.models.model import Model
+from arc_seal.models.prompt import END, ROW_END, Encoded, demonstrations_prompt, query_prompt
 from arc_seal.models.weights import ModelSource
 from arc_seal.sandbox.worker import InlineExecutor, Job, Limits, Outcome, R
 from arc_seal.self_edit.augment import NamedView, augment, views
@@ -269,7 +269,7 @@ def _arguments(job: AdaptJob, edit: SelfEdit, network: PreTrainedModel, folder: 
         num_train_epochs=edit.training.epochs,
         lr_scheduler_type="cosine",
         warmup_steps=job.training.warmup_share,  # below 1 it is a share
-        weight_decay=job.training.weight_decay,
+        weight_decay=0.0,
         max_grad_norm=job.training.max_gradient_norm,
         seed=job.seed,
         use_cpu=network.device.type == "cpu",
@@ -334,19 +334,19 @@ def _predict_view(
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=new_tokens,
         do_sample=False,
-        eos_token_id=model.codec.symbols.end,
+        eos_token_id=model.codec.symbols[END],
         pad_token_id=_pad(model.network),
     )
     grid = read_grid(written[0, prompt.shape[1] :].tolist(), model.codec.symbols)
     try:
-        return None if grid is None or view.view.invert is None else view.view.invert(grid)
+        return None if grid is None else view.invert(grid)
     except GridError:
         return None
 
 
 def _prompt(job: AdaptJob, model: Model, view: NamedView, query: int) -> Encoded:
     """The query behind as many of the last demonstrations as the length allows, at least one."""
-    task = view.view.task
+    task = view.task
     for first in range(len(task.demos)):
         fewer = task.with_demos(task.demos[first:])
         encoded = model.codec.encode(query_prompt(fewer, task.queries[query]))
@@ -355,19 +355,19 @@ def _prompt(job: AdaptJob, model: Model, view: NamedView, query: int) -> Encoded
     return encoded
 
 
-def read_grid(tokens: Sequence[int], symbols: GridSymbols) -> Grid | None:
-    """The grid that written tokens spell; None when they spell none.
+def read_grid(tokens: Sequence[int], symbols: Sequence[int]) -> Grid | None:
+    """The grid that written tokens stand for; None when they stand for none.
 
     Args:
         tokens: As they were written, the end mark and what may stand behind it included.
         symbols: The model's.
     """
-    colours = {token: colour for colour, token in enumerate(symbols.cells)}
+    colours = {token: colour for colour, token in enumerate(symbols[:COLOURS])}
     rows: list[list[int]] = [[]]
     for token in tokens:
-        if token == symbols.end:
+        if token == symbols[END]:
             break
-        if token == symbols.row_end:
+        if token == symbols[ROW_END]:
             rows.append([])
         elif token in colours:
             rows[-1].append(colours[token])

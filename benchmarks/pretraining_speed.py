@@ -27,8 +27,8 @@ from arc_seal.models.model import Batch, pick_device
 from arc_seal.pretraining.loop import update
 from arc_seal.pretraining.optim import OptimizerSettings, make_optimizers
 from arc_seal.pretraining.pool import Pool
-from arc_seal.pretraining.run import SelfEditWriter
-from arc_seal.pretraining.stream import Chunks, ContextSettings, Position, read_stream
+from arc_seal.pretraining.run import write_self_edit
+from arc_seal.pretraining.stream import Chunks, DataSettings, Position, read_stream
 
 BATCHES = 3
 """Batches of one measurement."""
@@ -47,7 +47,7 @@ def main() -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     network = torch.nn.Module.to(GridForCausalLM(config_of(arguments.network)).train(), device)
     pools = [(Pool.from_entries(pretraining_tasks()), 1.0)]
-    chunks = Chunks(pools, ContextSettings(), arguments.batch_tokens, 0, SelfEditWriter())
+    chunks = Chunks(pools, DataSettings(), arguments.batch_tokens, 0, write_self_edit)
     batches = [batch for batch, _ in islice(read_stream(chunks, Position(), 0), BATCHES)]
     settings = OptimizerSettings()
     optimizers = make_optimizers(network, settings)

@@ -1,7 +1,7 @@
 """Roll-outs an hour: arc-seal's executors and a plain baseline side by side, on the same tasks and self-edits.
 
     python benchmarks/rollouts_per_hour.py OUT.jsonl --model grid --tasks seal/training --limit 8
-    python benchmarks/rollouts_per_hour.py OUT.jsonl --model grid --show
+    python benchmarks/rollouts_per_hour.py OUT.jsonl --show
     python benchmarks/rollouts_per_hour.py OUT.jsonl --tiny
 
 A roll-out is one self-edit carried out on one task: data, training, prediction in every view, vote, reward. Every
@@ -17,7 +17,7 @@ Loading the model and a small roll-out on every worker come before the clock sta
 while its last ones run, some workers have nothing to do, so two workers would be a little faster in a longer lap.
 
 Each roll-out is a line of OUT.jsonl as soon as it is done; a run that was stopped goes on where it was. The table is
-explained in rollouts_table.py.
+explained in rollouts_table.py; `--show` prints it of what there is, on whatever machine that was made.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -35,12 +36,13 @@ from rollouts_table import Row, table
 from transformers.utils import logging
 
 from arc_seal.arc.datasets import load_tasks
-from arc_seal.arc.task import Entry, Solution, Task
+from arc_seal.arc.task import Entry, Task
 from arc_seal.errors import Status
 from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
-from arc_seal.models.weights import ChatSource, GridSource, ModelSource, ScriptedSource
+from arc_seal.models.scripted import ScriptedSource
+from arc_seal.models.weights import ChatSource, GridSource, ModelSource
 from arc_seal.outer_loop.collect import concurrently
 from arc_seal.outer_loop.rollout import Proposal, Rollout, RolloutSettings, roll_out
 from arc_seal.sandbox.process import ProcessExecutor
@@ -63,14 +65,16 @@ NO_TIMEOUT_S = 1e6
 def main() -> None:
     """Do the roll-outs that are missing, then print the tables."""
     arguments = _arguments()
-    entries = [entry for entry in load_tasks(*arguments.tasks.split(",")) if entry[1] is not None]
-    bench = _bench(arguments)
-    rows = [row for row in read(arguments.out) if bench.has(row)]
+    rows = read(arguments.out)
     if not arguments.show:
+        bench = _bench(arguments)
+        entries = [entry for entry in load_tasks(*arguments.tasks.split(",")) if entry[1] is not None]
+        rows = [row for row in rows if bench.has(row)]
         logging.disable_progress_bar()
         with _source(arguments) as source:
             rows += fill(bench, source, sorted(entries, key=_cells)[: arguments.limit], arguments.out, rows)
-    print(f"{bench.key}\n\n{table(rows, bench.executors, bench.edits, bench.threads)}")
+    for key in dict.fromkeys(row["bench"] for row in rows):
+        print(f"{key}\n\n{table([row for row in rows if row['bench'] == key])}")
 
 
 def _arguments() -> argparse.Namespace:
@@ -125,7 +129,8 @@ class Bench:
     def has(self, row: Row) -> bool:
         """Whether a row is of this benchmark: all that could change its seconds is the same."""
         edit = self.edits.get(str(row["edit"]))
-        return row["bench"] == self.key and edit is not None and row["self_edit"] == canonical(edit)
+        asked = row["bench"] == self.key and row["executor"] in self.executors
+        return asked and edit is not None and row["self_edit"] == fingerprint(edit)
 
 
 def _bench(arguments: argparse.Namespace) -> Bench:
@@ -166,6 +171,11 @@ def edit_of(name: str, model: str, tiny: bool = False) -> SelfEdit:
         max_examples=4 if tiny else examples,
     )
     return SelfEdit(tools=(ToolCall.of("chain", steps=steps),), training=training)
+
+
+def fingerprint(edit: SelfEdit) -> str:
+    """What tells a self-edit from others, in a few characters."""
+    return sha256(canonical(edit).encode()).hexdigest()[:12]
 
 
 def settings_of(model: str, seed: int, views: int) -> RolloutSettings:
@@ -275,7 +285,7 @@ def _rolled(
             self_edit = self_edit.model_copy(update={"training": training})
         clock = Clock()
         made = roll_out(0, Proposal(None, self_edit), task, solution, executor, bench.settings, clock)
-        return row_of(bench, name, edit, task, solution, made, clock)
+        return row_of(bench, name, edit, task, made, clock)
 
     return rolled
 
@@ -299,36 +309,27 @@ class Clock:
         self.ended = time.time()
 
 
-def row_of(
-    bench: Bench, name: str, edit: str, task: Task, solution: Solution | None, rollout: Rollout, clock: Clock
-) -> Row:
+def row_of(bench: Bench, name: str, edit: str, task: Task, rollout: Rollout, clock: Clock) -> Row:
     """What is kept of a roll-out."""
     result = rollout.result
     training = result.training if result else None
-    candidates = result.candidates if result else ()
-    outputs = solution.outputs if solution else ()
     return {
         "bench": bench.key,
+        "threads": bench.threads,
         "executor": name,
         "task": task.id,
         "edit": edit,
-        "self_edit": canonical(bench.edits[edit]),
+        "self_edit": fingerprint(bench.edits[edit]),
         "status": rollout.status.value,
-        "message": rollout.message,
+        **({"message": rollout.message} if rollout.message else {}),
         "reward": rollout.reward,
         "began": round(clock.began, 3),
         "ended": round(clock.ended, 3),
         "seconds": round(clock.ended - clock.began, 3),
         "stages": {stage: round(spent, 3) for stage, spent in result.seconds.items()} if result else {},
-        "examples": training.examples if training else 0,
-        "updates": training.updates if training else 0,
         "tokens": training.tokens if training else 0,
         "targets": training.targets if training else 0,
         "padding": round(training.padding, 4) if training else None,
-        "views": len(candidates),
-        "views_valid": sum(each.grid is not None for each in candidates),
-        "views_right": sum(each.grid == outputs[each.query] for each in candidates),
-        "when": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
 
 

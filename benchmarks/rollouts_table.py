@@ -33,20 +33,13 @@ HEADER = (
 )  # fmt: skip
 
 
-def table(rows: Sequence[Row], executors: Iterable[str], edits: Iterable[str], threads: int) -> str:
-    """A table over all self-edits and, where there are several, one for each.
-
-    Args:
-        rows: Roll-outs.
-        executors: Names, in the order of their lines; those without a roll-out are left out.
-        edits: Names of the self-edits, in order.
-        threads: Threads of torch, all workers together.
-    """
-    names = [name for name in executors if any(row["executor"] == name for row in rows)]
-    done = [edit for edit in edits if any(row["edit"] == edit for row in rows)]
-    parts = [_part(done, rows, names, threads, wall_s)]
-    if len(done) > 1:
-        parts += [_part([edit], rows, names, threads, spent_s) for edit in done]
+def table(rows: Sequence[Row]) -> str:
+    """A table over all self-edits and, where there are several, one for each; lines in the order of the roll-outs."""
+    names = list(dict.fromkeys(row["executor"] for row in rows))
+    edits = list(dict.fromkeys(row["edit"] for row in rows))
+    parts = [_part(edits, rows, names, wall_s)]
+    if len(edits) > 1:
+        parts += [_part([edit], rows, names, spent_s) for edit in edits]
     return "\n\n".join(parts)
 
 
@@ -69,12 +62,12 @@ def spent_s(rows: Iterable[Row]) -> float:
     return sum(float(row["seconds"]) / workers_of(row["executor"]) for row in rows)
 
 
-def _part(edits: Sequence[str], rows: Sequence[Row], names: Sequence[str], threads: int, seconds: Seconds) -> str:
+def _part(edits: Sequence[str], rows: Sequence[Row], names: Sequence[str], seconds: Seconds) -> str:
     of_edits = [row for row in rows if row["edit"] in edits]
     lines = [
         _joined(HEADER),
         "|---" * len(HEADER) + "|",
-        *(_joined(_cells(name, of_edits, threads, seconds)) for name in names),
+        *(_joined(_cells(name, of_edits, seconds)) for name in names),
     ]
     return "\n".join([f"Self-edits: {', '.join(edits)}", "", *lines])
 
@@ -83,13 +76,13 @@ def _joined(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cells(name: str, rows: Sequence[Row], threads: int, seconds: Seconds) -> list[str]:
+def _cells(name: str, rows: Sequence[Row], seconds: Seconds) -> list[str]:
     own = [row for row in rows if row["executor"] == name]
     done = [row for row in own if row["status"] == "ok"]
     plain = [row for row in rows if row["executor"] == "plain" and row["status"] == "ok"]
     failed = f" and {len(own) - len(done)} failed" if len(done) < len(own) else ""
     workers = workers_of(name)
-    head = [name, f"{workers} x {max(1, threads // workers)}", f"{len(done)}{failed}"]
+    head = [name, f"{workers} x {max(1, own[0]['threads'] // workers)}", f"{len(done)}{failed}"]
     solved = f"{sum(row['reward'] or 0 for row in own)}/{len(own)}"
     if not done:
         return [*head, *["-"] * 6, solved]

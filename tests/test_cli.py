@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from arc_seal.cli import help_text, names_task, quote, rewrite, suggestion
-from arc_seal.errors import InputError
+from arc_seal.cli import help_text, quote, rewrite
+from arc_seal.errors import InputError, suggestion
 from arc_seal.files import conf_dir
 
 AWKWARD = st.text(st.sampled_from("a7e.+-_0\\'\"${}[](),=: \té\n?*~!#@%&|;<>/"), max_size=12).filter(
@@ -36,7 +36,7 @@ def read(argument: str) -> list[object]:
 
 
 def tasks(argv: list[str], files: frozenset[str] = frozenset()) -> list[object]:
-    arguments = [one for one in rewrite(argv, files.__contains__) if one.startswith("task=")]
+    arguments = [one for one in rewrite(argv, files.__contains__).overrides if one.startswith("task=")]
     return [value for one in arguments for value in read(one)]
 
 
@@ -62,21 +62,24 @@ def test_a_task_reaches_the_command_unharmed(name: str) -> None:
 
 
 def test_overrides_stand_on_either_side_of_the_task() -> None:
-    assert rewrite(["seed=1", "a.json", "samples=2"], no_file) == ["task='a.json'", "seed=1", "samples=2"]
+    assert rewrite(["seed=1", "a.json", "samples=2"], no_file).overrides == ["task='a.json'", "seed=1", "samples=2"]
 
 
-def test_flags_come_last_whatever_their_place() -> None:
-    assert rewrite(["a.json", "-m", "seed=1,2"], no_file) == ["task='a.json'", "seed=1,2", "-m"]
+def test_flags_may_stand_anywhere() -> None:
+    typed = rewrite(["a.json", "-cd", "mine", "-m", "seed=1,2", "--config-dir=more"], no_file)
+    assert (typed.overrides, typed.sweep, typed.folders) == (["task='a.json'", "seed=1,2"], True, ["mine", "more"])
 
 
 def test_what_is_loaded_is_swept_outermost() -> None:
-    arguments = rewrite(["-m", "a.json", "seed=1,2", "model=a,b", "executor.timeout_s=5"], no_file)
-    assert arguments == ["model=a,b", "executor.timeout_s=5", "task='a.json'", "seed=1,2", "-m"]
+    typed = rewrite(["-m", "a.json", "seed=1,2", "model=a,b", "executor.timeout_s=5"], no_file)
+    assert typed.overrides == ["model=a,b", "executor.timeout_s=5", "task='a.json'", "seed=1,2"]
 
 
 def test_several_tasks_are_a_sweep() -> None:
-    assert rewrite(["a.json", "b.json"], no_file) == ["task='a.json','b.json'", "--multirun"]
-    assert rewrite(["task=a", "b"], no_file) == ["task='a','b'", "--multirun"]
+    for argv, tasks in ((["a.json", "b.json"], "'a.json','b.json'"), (["task=a", "b"], "'a','b'")):
+        typed = rewrite(argv, no_file)
+        assert (typed.overrides, typed.sweep) == ([f"task={tasks}"], True)
+    assert not rewrite(["a.json"], no_file).sweep
 
 
 def test_commas_separate_tasks_only_in_a_sweep() -> None:
@@ -91,7 +94,7 @@ def test_a_task_that_is_quoted_for_hydra_already_stays_so() -> None:
 
 
 def test_an_existing_file_is_a_task_and_not_an_override() -> None:
-    assert rewrite(["seed=1"], no_file) == ["seed=1"]
+    assert rewrite(["seed=1"], no_file).overrides == ["seed=1"]
     assert tasks(["seed=1"], frozenset({"seed=1"})) == ["seed=1"]
     assert tasks(["-x.json"], frozenset({"-x.json"})) == ["-x.json"]
 
@@ -102,39 +105,42 @@ def test_after_two_dashes_all_are_tasks() -> None:
 
 @pytest.mark.parametrize("argument", ["+a.b=1", "++seed=2", "~ttt", "~a.b", "hydra/launcher=basic", "hydra.run.dir=x"])
 def test_hydras_own_overrides_pass(argument: str) -> None:
-    assert rewrite([argument, "a.json"], no_file) == ["task='a.json'", argument]
+    assert rewrite([argument, "a.json"], no_file).overrides == ["task='a.json'", argument]
 
 
 @pytest.mark.parametrize("prefix", ["", "+", "++"])
 def test_a_self_edit_passes_unharmed(prefix: str) -> None:
     text = '{"tools": [{"tool": "rotate", "quarter_turns": 1}], "training": {"learning_rate": 0.0003}}'
-    assert read(rewrite([f"{prefix}self_edit.json={text}", "a.json"], no_file)[1]) == [text]
+    assert read(rewrite([f"{prefix}self_edit.json={text}", "a.json"], no_file).overrides[1]) == [text]
 
 
 def test_self_edits_can_be_swept_over() -> None:
     one, other = '{"tools": [1, 2], "x": "a,b"}', '{"tools": []}'
     arguments = rewrite(["-m", "a.json", f"self_edit.json={one},{other}"], no_file)
-    assert read(arguments[1]) == [one, other]
+    assert read(arguments.overrides[1]) == [one, other]
 
 
 def test_a_self_edit_that_is_no_json_is_left_for_the_schema_to_refuse() -> None:
     for text in ('{"tools": [', "{} {}", "nonsense, more", "[1],"):
-        assert read(rewrite(["-m", "a.json", f"self_edit.json={text}"], no_file)[1]) in ([text], [text.rstrip(",")])
+        assert read(rewrite(["-m", "a.json", f"self_edit.json={text}"], no_file).overrides[1]) in (
+            [text],
+            [text.rstrip(",")],
+        )
 
 
 def test_no_self_edit_by_hand_can_be_said_too() -> None:
-    assert rewrite(["self_edit.json=null", "a.json"], no_file)[1] == "self_edit.json=null"
+    assert rewrite(["self_edit.json=null", "a.json"], no_file).overrides[1] == "self_edit.json=null"
 
 
 def test_values_of_flags_are_no_tasks() -> None:
-    assert rewrite(["a.json", "--cfg", "job", "-p", "ttt"], no_file) == ["task='a.json'", "--cfg", "job", "-p", "ttt"]
-    assert rewrite(["-i", "defaults", "a.json"], no_file) == ["task='a.json'", "--info=defaults"]
-    assert rewrite(["-i", "a.json"], no_file) == ["task='a.json'", "--info=all"]
-    assert rewrite(["--cfg=job"], no_file) == ["--cfg=job"]
+    typed = rewrite(["a.json", "--cfg", "job", "--resolve"], no_file)
+    assert (typed.overrides, typed.show, typed.resolve) == (["task='a.json'"], "job", True)
+    assert rewrite(["--cfg=hydra"], no_file).show == "hydra"
 
 
 def test_showing_the_configuration_is_no_sweep() -> None:
-    assert rewrite(["--cfg", "job", "a.json", "b.json"], no_file) == ["task='a.json'", "--cfg", "job"]
+    typed = rewrite(["--cfg", "job", "a.json", "b.json"], no_file)
+    assert (typed.overrides, typed.sweep) == (["task='a.json'"], False)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +152,7 @@ def test_showing_the_configuration_is_no_sweep() -> None:
         ),
         (["-x"], "-x: expected a flag that --help lists"),
         (["--cfg"], "--cfg: expected a value after it, found nothing"),
+        (["--cfg", "jop"], "--cfg: expected one of job, hydra, all, found 'jop'"),
         (["model._target_=os.system"], "model._target_=os.system: expected an override that leaves _target_ to conf/"),
         (["model={_target_: os.system}"], "expected an override that leaves _target_ to conf/, found _target_"),
         (["+executor._target_=x"], "expected an override that leaves _target_ to conf/"),
@@ -155,13 +162,6 @@ def test_showing_the_configuration_is_no_sweep() -> None:
 def test_refuses(argv: list[str], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         rewrite(argv, no_file)
-
-
-def test_says_whether_there_is_something_to_work_on() -> None:
-    assert names_task(rewrite(["a.json"], no_file))
-    assert names_task(rewrite(["--cfg", "job"], no_file))
-    assert names_task(rewrite(["+experiment=x"], no_file))
-    assert not names_task(rewrite(["seed=1"], no_file))
 
 
 def test_suggests_the_nearest_name() -> None:

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from arc_seal import __version__
 from arc_seal.cli import command
 from arc_seal.config import Composed
-from arc_seal.errors import Diverged, InputError
+from arc_seal.errors import Diverged, FinetuningFailed, InputError
 
 
 class Job:
@@ -16,10 +17,11 @@ class Job:
     def __init__(self, *errors: BaseException) -> None:
         self.errors, self.seen = list(errors), list[Composed]()
 
-    def __call__(self, composed: Composed) -> None:
-        self.seen.append(composed)
+    def __call__(self, jobs: list[Composed]) -> int:
+        self.seen += jobs
         if self.errors:
             raise self.errors.pop(0)
+        return 0
 
 
 def call(job: Job, folder: Path, *argv: str) -> int:
@@ -79,9 +81,23 @@ def test_arguments_that_no_command_takes_are_refused(
     assert job.seen == []
 
 
-def test_a_sweep_goes_on_after_a_run_that_failed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    job = Job(Diverged("nan"))
-    assert call(job, tmp_path, "-m", "seed=0,1") == 1
-    assert [composed.values["seed"] for composed in job.seen] == [0, 1]
-    assert [composed.folder for composed in job.seen] == [tmp_path / "seal-seed0", tmp_path / "seal-seed1"]
-    assert capfd.readouterr().err == "error: nan\n"
+def test_a_sweep_is_all_its_jobs(tmp_path: Path) -> None:
+    work = Job()
+    assert call(work, tmp_path, "-m", "seed=0,1") == 0
+    assert [composed.values["seed"] for composed in work.seen] == [0, 1]
+    assert [composed.folder for composed in work.seen] == [tmp_path / "seal-seed0", tmp_path / "seal-seed1"]
+
+
+def test_fine_tuning_that_failed_is_exit_code_1(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(Job(FinetuningFailed("fine-tuning failed: timeout")), tmp_path) == 1
+    assert capfd.readouterr().err == "error: fine-tuning failed: timeout\n"
+
+
+@pytest.mark.parametrize("part", ["job", "hydra", "all"])
+def test_the_configuration_can_be_shown_instead(part: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    work = Job()
+    assert call(work, tmp_path, "--cfg", part, "seed=7") == 0
+    shown = OmegaConf.create(capfd.readouterr().out)
+    assert work.seen == []
+    assert ("seed" in shown and shown.seed == 7) == (part != "hydra")
+    assert ("hydra" in shown) == (part != "job")

@@ -1,7 +1,6 @@
 """The configuration: read from Hydra as it was meant, and refused in one line."""
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from hydra.core.global_hydra import GlobalHydra
 from arc_seal.cli import rewrite
 from arc_seal.config import (
     Composed,
-    DecodeSettings,
     SolveConfig,
     TrainConfig,
-    TrainingSettings,
-    launch,
+    compose,
     make,
     read_config,
     run_name,
@@ -34,10 +31,8 @@ def hydra_is_left_clean() -> Iterator[None]:
 
 def composed(tmp_path: Path, *argv: str, command: str = "solve") -> list[Composed]:
     """What Hydra makes of a command line, one for each job."""
-    jobs: list[Composed] = []
-    folders = [f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep"]
-    launch(command, rewrite([*folders, *argv]), jobs.append)
-    return jobs
+    typed = rewrite([f"hydra.run.dir={tmp_path}/run", f"hydra.sweep.dir={tmp_path}/sweep", *argv])
+    return compose(command, typed.overrides, sweep=typed.sweep, folders=typed.folders)
 
 
 def read(tmp_path: Path, *argv: str) -> SolveConfig:
@@ -47,27 +42,27 @@ def read(tmp_path: Path, *argv: str) -> SolveConfig:
 def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
     config = read(tmp_path, "a.json")
     assert (config.task, config.seed, config.samples, config.temperature) == ("a.json", 0, 1, 0.8)
-    assert config.ttt.settings == TrainingSettings(token_budget=120_000)
-    assert config.decode.settings == DecodeSettings(score=True)
+    assert config.ttt == TrainingSettings(token_budget=120_000)
+    assert config.decode == DecodeSettings(score=True)
     assert config.model["name"] == "grid"
     assert config.executor["_target_"] == "arc_seal.sandbox.process.ProcessExecutor.from_settings"
     assert Path(config.toolbox_folders[0], "rotate.py").is_file()
 
 
 def test_a_model_brings_its_self_edit_along_and_the_command_line_has_the_last_word(tmp_path: Path) -> None:
-    fixed = read(tmp_path, "a.json").self_edit.written
+    fixed = read(tmp_path, "a.json").self_edit.by_hand
     assert fixed is not None and "permute_colors" in fixed
-    assert read(tmp_path, "a.json", "model=smollm2").self_edit.written is None
-    assert read(tmp_path, "a.json", "self_edit=default").self_edit.written is None
-    assert read(tmp_path, "a.json", "self_edit.json=null").self_edit.written is None
-    assert read(tmp_path, "a.json", "model=smollm2", "self_edit=fixed").self_edit.written == fixed
+    assert read(tmp_path, "a.json", "model=smollm2").self_edit.by_hand is None
+    assert read(tmp_path, "a.json", "self_edit=default").self_edit.by_hand is None
+    assert read(tmp_path, "a.json", "self_edit.json=null").self_edit.by_hand is None
+    assert read(tmp_path, "a.json", "model=smollm2", "self_edit=fixed").self_edit.by_hand == fixed
 
 
 def test_the_grid_model_alone_brings_scores_along(tmp_path: Path) -> None:
-    assert read(tmp_path, "a.json").decode.settings.score
-    assert not read(tmp_path, "a.json", "decode=default").decode.settings.score
-    assert not read(tmp_path, "a.json", "decode.score=false").decode.settings.score
-    assert not read(tmp_path, "a.json", "model=smollm2").decode.settings.score
+    assert read(tmp_path, "a.json").decode.score
+    assert not read(tmp_path, "a.json", "decode=default").decode.score
+    assert not read(tmp_path, "a.json", "decode.score=false").decode.score
+    assert not read(tmp_path, "a.json", "model=smollm2").decode.score
 
 
 def test_settings_reach_their_fields(tmp_path: Path) -> None:
@@ -76,10 +71,10 @@ def test_settings_reach_their_fields(tmp_path: Path) -> None:
         "toolbox=[more]", "executor=inline", 'self_edit.json={"tools": [], "x": "a, b"}',
     )  # fmt: skip
     assert (config.seed, config.samples, config.train) == (3, 5, False)
-    assert config.ttt.settings == TrainingSettings(lora_alpha=16.0, token_budget=120_000)
-    assert config.decode.settings == DecodeSettings(views=4, score=True)
+    assert config.ttt == TrainingSettings(lora_alpha=16.0, token_budget=120_000)
+    assert config.decode == DecodeSettings(views=4, score=True)
     assert config.toolbox_folders[1:] == (str(Path("more").absolute()),)
-    assert config.self_edit.written == '{"tools": [], "x": "a, b"}'
+    assert config.self_edit.by_hand == '{"tools": [], "x": "a, b"}'
 
 
 @pytest.mark.parametrize("model", ["smollm2", "llama-3.2-1b", "qwen3-0.6b"])
@@ -94,7 +89,7 @@ def test_chat_models_are_kept_from_rates_that_the_grid_model_alone_stands(tmp_pa
 def test_a_policy_to_train_writes_within_what_its_model_brings_along(tmp_path: Path, model: str, rate: float) -> None:
     (job,) = composed(tmp_path, f"model={model}", command="train")
     edit = read_config(job.values, TrainConfig).self_edit
-    assert (edit.written, edit.bounds["learning_rate"]["high"]) == (None, rate)
+    assert (edit.by_hand, edit.bounds["learning_rate"]["high"]) == (None, rate)
 
 
 def test_the_papers_self_edit_brings_the_papers_training(tmp_path: Path) -> None:
@@ -135,11 +130,11 @@ def test_a_sweep_has_a_folder_for_each_job_of_a_task_and_seed(tmp_path: Path) ->
     assert {job.folder.parent for job in jobs} == {tmp_path / "sweep"}
 
 
-def test_one_run_is_no_sweep_and_keeps_its_folder_clean(tmp_path: Path) -> None:
+def test_one_run_is_no_sweep_and_makes_no_folder(tmp_path: Path) -> None:
     (job,) = composed(tmp_path, "a.json")
     assert job.sweep is None
     assert job.folder == tmp_path / "run"
-    assert [path.name for path in job.folder.iterdir()] == [".hydra"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -162,9 +157,9 @@ def test_folders_have_harmless_names(task: str | None, name: str) -> None:
         ("samples=0", "configuration: samples: expected greater than or equal to 1, found 0"),
         ("samples=few", "configuration: samples: expected a valid integer"),
         ("seed=-1", "configuration: seed: expected greater than or equal to 0, found -1"),
-        ("temperature=nan", "configuration: temperature: expected a finite number, found nan"),
+        ("temperature=nan", "configuration: temperature: expected a finite number, found NaN"),
         ("train=maybe", "configuration: train: expected a valid boolean"),
-        ("ttt.targets=first", "configuration: ttt.targets: expected 'all' or 'last', found 'first'"),
+        ("ttt.targets=first", "configuration: ttt.targets: expected 'all' or 'last', found \"first\""),
         ("ttt.warmup_share=2", "configuration: ttt.warmup_share: expected less than or equal to 1, found 2"),
         ("decode.views=0", "configuration: decode.views: expected greater than or equal to 1, found 0"),
         (
@@ -199,29 +194,6 @@ def test_a_class_outside_arc_seal_is_never_made(tmp_path: Path) -> None:
         read_config({**values, "executor": {"a": [{"_target_": "os.system"}]}}, SolveConfig)
 
 
-def test_what_a_job_refuses_is_raised_once_all_have_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    seen = []
-
-    def job(one: Composed) -> None:
-        seen.append(one.values["seed"])
-        raise InputError("here", "", "something", f"seed {one.values['seed']}")
-
-    with pytest.raises(InputError, match="here: expected something, found seed 1"):
-        launch("solve", rewrite(["-m", "a.json", "seed=1,2", f"hydra.sweep.dir={tmp_path}"]), job)
-    assert seen == [1, 2]
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_programming_error_stays_one(tmp_path: Path) -> None:
-    def job(one: Composed) -> None:
-        raise ZeroDivisionError
-
-    before = list(sys.argv)
-    with pytest.raises(ZeroDivisionError):
-        launch("solve", rewrite(["a.json", f"hydra.run.dir={tmp_path}"]), job)
-    assert sys.argv == before
-
-
 @dataclass
 class Thing:
     """Something to make."""
@@ -247,8 +219,3 @@ def test_what_cannot_be_made_is_bad_input(settings: dict[str, Any], message: str
 
 def test_what_can_be_made_is_made() -> None:
     assert make({"_target_": "tests.test_config.Thing", "number": 1}) == Thing(1)
-
-
-def test_every_setting_of_the_contract_can_be_configured() -> None:
-    assert set(TrainingSettings.model_fields) == set(TrainingSettings.__slots__)
-    assert set(DecodeSettings.model_fields) == set(DecodeSettings.__slots__)

@@ -3,19 +3,20 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from arc_seal.arc.task import read_submission
+from arc_seal.arc.datasets import load_tasks
 from arc_seal.errors import Status
 from arc_seal.evaluate import answers, main
+from arc_seal.inner_loop.job import Attempt
 from arc_seal.outer_loop.evaluate import TITLES
-from arc_seal.outer_loop.ledger import Ledger, RolloutRow
+from arc_seal.outer_loop.ledger import Ledger
+from arc_seal.outer_loop.rollout import Rollout
 from tests.outer_loop.fakes import RIGHT, WRONG, entries
-from tests.outer_loop.ledger_builders import rollout
+from tests.outer_loop.ledger_builders import policy, rollout
 from tests.smoke import SMOKE, Finished
 
 ALL = "rows=[in_context,random,untrained,fixed,seal,chosen,ceiling]"
@@ -41,7 +42,7 @@ def measure(folder: Path, *argv: str) -> int:
     return main([*SMOKE, "samples=2", f"hydra.run.dir={folder / 'smoke-evaluation'}", *argv])
 
 
-def recorded(folder: Path) -> tuple[RolloutRow, ...]:
+def recorded(folder: Path) -> list[Rollout]:
     with Ledger.read_only(folder / "smoke-seed0" / "ledger.sqlite") as ledger:
         return ledger.rollouts()
 
@@ -73,7 +74,7 @@ def test_the_table_as_json(evaluated: Path) -> None:
 def test_the_table_for_people_and_the_submission(evaluated: Path) -> None:
     text = (evaluated / "smoke-evaluation" / "table.md").read_text("utf-8")
     assert all(re.search(rf"^\| {name} +\| +\d/\d \|", text, re.MULTILINE) for name in TITLES.values()), text
-    submission = read_submission(evaluated / "smoke-evaluation" / "submission.json")
+    submission = json.loads((evaluated / "smoke-evaluation" / "submission.json").read_text())
     assert {task: [set(entry) for entry in entries] for task, entries in submission.items()} == {
         TASK: [{"attempt_1", "attempt_2"}]
     }
@@ -81,9 +82,9 @@ def test_the_table_for_people_and_the_submission(evaluated: Path) -> None:
 
 def test_the_answers_are_those_of_the_trained_policy_s_roll_outs_together() -> None:
     (task, solution), (other, _) = entries(2, queries=2)
-    one, two = (replace(rollout().attempts[0][0], grid=grid, weight=1.0) for grid in (WRONG, RIGHT))
+    one, two = (Attempt(grid, 5, -0.5, 0.0) for grid in (WRONG, RIGHT))
     seal = [rollout(sample, task=task.id, attempts=((each,), (two,))) for sample, each in enumerate((one, two, two))]
-    failed = rollout(3, task=task.id, status=Status.TIMEOUT, attempts=())
+    failed = rollout(3, task=task.id, status=Status.TIMEOUT, result=None)
     untrained = [rollout(task=task.id, attempts=((one,), (one,)))]
     both, before = (
         {0: {"seal": [*seal, failed], "untrained": untrained}},
@@ -101,10 +102,12 @@ def test_every_row_s_roll_outs_are_in_the_run_s_ledger(evaluated: Path, smoke_ru
         "evaluate random": 2, "evaluate seal round-2": 2, "evaluate untrained": 2,
     }  # fmt: skip
     by_run = {run: [row for row in recorded(evaluated) if row.run == run] for run in runs}
-    assert all(row.self_edit is None and row.tokens == 0 for row in by_run["evaluate in_context"])
+    assert all(
+        row.self_edit is None and not (row.result and row.result.training) for row in by_run["evaluate in_context"]
+    )
     assert all(row.completion is None and row.self_edit for row in by_run["evaluate random"])
     written = {run: [row.completion for row in by_run[f"evaluate {run}"]] for run in ("untrained", "seal round-2")}
-    assert written["untrained"] != written["seal round-2"]  # the policy's adapter is worn
+    assert written["untrained"] != written["seal round-2"]  # the policy's adapter writes
     assert [row.completion for row in by_run["evaluate chosen"]] == written["untrained"]
     assert all(row.held_out is not None for row in by_run["evaluate chosen"] if row.status == "ok")
 
@@ -140,7 +143,7 @@ def test_an_earlier_round_s_policy_is_measured_beside_the_last(copied: Path) -> 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["rows=[luck]"], "error: configuration: rows.0: expected 'in_context', 'random', 'untrained', 'fixed', "),
+        (["rows=[luck]"], "error: configuration: rows[0]: expected 'in_context', 'random', 'untrained', 'fixed', "),
         (["rows=[ceiling]"], "error: rows: expected a row beside ceiling"),
         (["rows=[seal]"], "error: rows: seal: expected a run that python -m arc_seal.train has trained a policy in"),
         (["seeds=[]"], "error: configuration: seeds: expected"),
@@ -156,4 +159,19 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert measure(tmp_path, *argv) == 2
     error = capfd.readouterr().err
     assert error.startswith(message) and error.count("\n") == 1
-    assert not (tmp_path / "smoke-evaluation" / "table.json").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_run_was_trained_on_is_not_measured_whatever_data_train_says_now(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The run's own record is asked: the command does not mention 25ff71a9 any more."""
+    with Ledger.open(tmp_path / "smoke-seed0" / "ledger.sqlite") as ledger:
+        ledger.begin("train", {"restem": {"reward": "solution"}}, load_tasks("arcagi1/25ff71a9", "arcagi1/5582e5ca"))
+        ledger.record_policy(policy(run="train"))
+    tasks = ["rows=[seal]", f"data.train=[arcagi1/{TASK}]", "data.held_out=[arcagi1/25ff71a9]"]
+    assert measure(tmp_path, *tasks) == 2
+    expected = "a task that what smoke-seed0 was trained on knows nothing of"
+    error = capfd.readouterr().err
+    assert error.startswith(f"error: data.held_out: 25ff71a9: expected {expected}, found it is ")
+    assert error.count("\n") == 1

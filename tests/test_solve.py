@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.arc.task import read_submission
 from arc_seal.errors import Status
 from arc_seal.solve import main
-from arc_seal.ui.run_folder import load_result, without_times
+from arc_seal.ui.run_folder import load_result
 from tests.models.builders import grid_network
+from tests.ui.builders import without_times
 
 ROOT = Path(__file__).parents[1]
 TASKS = ROOT / "tasks"
@@ -50,7 +50,7 @@ def test_one_task_leaves_a_result_and_a_submission(tmp_path: Path) -> None:
     assert without_times(results[0]) == without_times(results[1])
     assert results[0].task_id == "5582e5ca"
     assert [rollout.status for rollout in results[0].rollouts] == [Status.OK]
-    assert list(read_submission(tmp_path / "one" / "submission.json")) == ["5582e5ca"]
+    assert list(json.loads((tmp_path / "one" / "submission.json").read_text())) == ["5582e5ca"]
     assert (tmp_path / "run.svg").read_text("utf-8").startswith("<svg")
 
 
@@ -67,7 +67,7 @@ def test_a_sweep_goes_on_after_bad_input_and_sums_up(tmp_path: Path) -> None:
     lines = json.loads((tmp_path / "sweep" / "summary.json").read_text())
     assert [line["task"] for line in lines] == ["a b=1", "missing.json", "broken.json", "00576224"]
     assert [line["status"] == "bad_input" for line in lines] == [False, True, True, False]
-    assert list(read_submission(tmp_path / "sweep" / "submission.json")) == ["a b=1", "00576224"]
+    assert list(json.loads((tmp_path / "sweep" / "submission.json").read_text())) == ["a b=1", "00576224"]
     for line in lines:
         assert (tmp_path / "sweep" / line["folder"] / "result.json").is_file() == (line["status"] != "bad_input")
 

@@ -16,16 +16,14 @@ from pathlib import Path
 import pytest
 
 from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.restem import RoundSummary
+from arc_seal.outer_loop.rollout import Rollout
 from arc_seal.train import closing, main
 from tests.outer_loop.ledger_builders import rollout
 from tests.pretraining.tiny import interruptible
-from tests.smoke import LABEL_FREE, PATIENCE_S, ROOT, SMOKE, TASKS, Finished, command, environment, kept, rows
+from tests.self_edit.builders import edit
+from tests.smoke import LABEL_FREE, PATIENCE_S, ROOT, SMOKE, TASKS, Finished, command, environment, events, kept, rows
 
-EDIT = (
-    '{"tools":[],"training":{"loss_on":"outputs","learning_rate":0.005,"epochs":1,"batch_size":2,"lora_rank":8,'
-    '"max_examples":16}}'
-)
+EDIT = edit(learning_rate=0.005, batch_size=2, lora_rank=8, max_examples=16)
 
 IN_PROCESSES = ("executor=process", "executor.workers=2", "executor.threads=1")
 
@@ -55,19 +53,21 @@ def test_what_is_kept(smoke_run: Finished) -> None:
     assert [(row.round, row.task, row.sample) for row in found.rollouts] == [
         (number, task, sample) for number in range(2) for task in TASKS for sample in range(3)
     ]
-    assert [row.completion for row in found.proposals] == [row.completion for row in found.rollouts]
+    assert all(row.completion for row in found.rollouts)
     assert {row.reward for row in found.rollouts} == {None}  # the demonstrations reward it
     assert len({row.self_edit for row in found.rollouts[:6]} & {row.self_edit for row in found.rollouts[6:]}) < 3
     first, second = found.policies
     for number, policy in enumerate((first, second)):
-        assert 1 <= len(policy.rows) <= 2 and {round for _, round, _, _ in policy.rows} == {number}
+        assert 1 <= len(policy.rollouts) <= 2 and {round for _, round, _, _ in policy.rollouts} == {number}
     assert first.losses[-1] < first.losses[0]
     weights = [f"policies/round-{number}/adapter_model.safetensors" for number in (1, 2)]
     configs = [f"policies/round-{number}/adapter_config.json" for number in (1, 2)]
     assert set(found.files) == {"policies/round-1", "policies/round-2", *configs, *weights}
     assert found.files[weights[0]] != found.files[weights[1]]
     exported = (smoke_run.place / "rollouts.jsonl").read_text().splitlines()
-    assert [json.loads(line)["self_edit"] for line in exported] == [row.self_edit for row in found.rollouts]
+    assert [Rollout.model_validate_json(line).self_edit for line in exported] == [
+        row.self_edit for row in found.rollouts
+    ]
 
 
 def test_the_same_command_does_nothing_again(copied: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_a_kill_changes_nothing_wherever_it_goes_on(smoke_run: Finished, tmp_pat
     """Killed at work in one process, gone on with in two, it comes to what an undisturbed run comes to."""
     place = tmp_path / "runs" / "restem" / "smoke-seed0"
     with started(tmp_path, *LABEL_FREE) as process:
-        wait(process, lambda: len(rows(place)) >= 8)
+        wait(process, lambda: events(place) >= 8)
         kill(process)
     killed = rows(place)
     assert len(killed) < len(rows(smoke_run.place))
@@ -123,7 +123,7 @@ def test_an_interrupt_ends_in_one_line_and_changes_nothing(smoke_run: Finished, 
         with interruptible(), started(tmp_path, *argv) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            wait(process, lambda least=least: len(rows(place)) >= least)
+            wait(process, lambda least=least: events(place) >= least)
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=PATIENCE_S)
             assert (process.returncode, said) == (130, "interrupted; the same command goes on from here\n")
@@ -135,16 +135,16 @@ def test_an_interrupt_ends_in_one_line_and_changes_nothing(smoke_run: Finished, 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_change_nothing(smoke_run: Finished, tmp_path: Path) -> None:
     """Moments are rows of the undisturbed run and parts of the time that a row takes there."""
-    place, rng, whole = tmp_path / "runs" / "restem" / "smoke-seed0", random.Random(0), rows(smoke_run.place)
+    place, rng, whole = tmp_path / "runs" / "restem" / "smoke-seed0", random.Random(0), events(smoke_run.place)
     before: list[object] = []
-    for least in sorted(rng.sample(range(len(whole) - 3), 10)):
+    for least in sorted(rng.sample(range(whole - 3), 10)):
         argv = (*LABEL_FREE, *(IN_PROCESSES if least % 2 else ()))
         with started(tmp_path, *argv) as process:
-            wait(process, lambda least=least: len(rows(place)) >= least)
-            time.sleep(rng.uniform(0, smoke_run.seconds / len(whole)))
+            wait(process, lambda least=least: events(place) >= least)
+            time.sleep(rng.uniform(0, smoke_run.seconds / whole))
             kill(process)
         found = rows(place)
-        assert all(row in found for row in before) and len(found) < len(whole)
+        assert all(row in found for row in before) and events(place) < whole
         before = list(found)
     with started(tmp_path, *LABEL_FREE) as process:
         process.communicate(timeout=PATIENCE_S)
@@ -186,31 +186,42 @@ def test_roll_outs_of_an_earlier_run_are_imitated_under_its_name(
     with Ledger.open(earlier) as ledger:
         ledger.begin("train", {})
         for sample in (0, 1):  # the second was rewarded
-            ledger.record(rollout(sample, run="train", task=TASKS[0], self_edit=EDIT))
-        ledger.record(rollout(1, run="train", task="6150a2bd", self_edit=EDIT))
+            ledger.record([rollout(sample, run="train", task=TASKS[0], self_edit=EDIT)])
+        ledger.record([rollout(1, run="train", task="6150a2bd", self_edit=EDIT)])
     argv = [*SMOKE, f"hydra.run.dir={place}", "restem.samples=1", f"data.train=[arcagi1/{TASKS[0]}]"]
     assert main([*argv, f"restem.reuse=[{earlier}]"]) == 0
     found, shown = kept(place), capfd.readouterr().out
     assert [row.reward for row in found.rollouts] == [0]
-    assert found.policies[0].rows == ((str(earlier), 0, TASKS[0], 1),)
+    assert found.policies[0].rollouts == ((str(earlier), 0, TASKS[0], 1),)
     assert "Round 1: 0/1 solved, 0/1 tasks by any" in shown and "1 self-edits to imitate" in shown
 
 
-def summary(number: int, solved: int | None, rollouts: int = 8) -> RoundSummary:
-    return RoundSummary(number, rollouts, rollouts, rollouts, solved, 2, solved and 1, rollouts, None)
+def solving(solved: int | None, count: int = 8) -> list[Rollout]:
+    rewards = [None] * count if solved is None else [int(number < solved) for number in range(count)]
+    return [rollout(number, reward=reward) for number, reward in enumerate(rewards)]
 
 
 def test_what_no_round_improves_is_said(tmp_path: Path) -> None:
     kept_in = f"Kept in {tmp_path}"
     rose = "The share solved rose: 25.0% in the first round, 50.0% in the last."
-    assert closing([summary(0, 2), summary(1, 1), summary(2, 4)], 3, tmp_path) == f"{rose}\n{kept_in}"
+    assert closing([solving(2), solving(1), solving(4)], 3, tmp_path) == f"{rose}\n{kept_in}"
     for last, share in ((2, "25.0%"), (1, "12.5%")):
-        said = closing([summary(0, 2), summary(1, last)], 2, tmp_path)
+        said = closing([solving(2), solving(last)], 2, tmp_path)
         assert said.startswith(f"The share solved did not rise: 25.0% in the first round, {share} in the last.\n")
-    assert closing([summary(0, 2)], 1, tmp_path) == kept_in
-    assert closing([summary(0, None), summary(1, None)], 2, tmp_path) == kept_in
+    assert closing([solving(2)], 1, tmp_path) == kept_in
+    assert closing([solving(None), solving(None)], 2, tmp_path) == kept_in
     none = "No self-edit was rewarded, so there is no policy: the model is as it was."
-    assert closing([summary(0, 0)], 0, tmp_path) == f"{none}\n{kept_in}"
+    assert closing([solving(0)], 0, tmp_path) == f"{none}\n{kept_in}"
+
+
+@pytest.mark.slow
+def test_training_on_ray_from_end_to_end(smoke_run: Finished, tmp_path: Path) -> None:
+    """One executor rolls out and fine-tunes: the workers hold every CPU, and a second one would get no place."""
+    argv = [*LABEL_FREE, f"hydra.run.dir={tmp_path}", "executor=ray", "executor.workers=2", "executor.threads=1"]
+    with started(tmp_path, *argv) as process:
+        said, errors = process.communicate(timeout=PATIENCE_S)
+        assert (process.returncode, errors) == (0, ""), said
+    assert kept(tmp_path) == kept(smoke_run.place)
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
@@ -267,7 +278,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     shown = capfd.readouterr()
     assert shown.err.startswith(message) and shown.err.count("\n") == 1
     assert shown.out == ""
-    assert not (tmp_path / "run" / "ledger.sqlite").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_task_without_a_solution_is_refused_before_anything_is_recorded(
@@ -280,4 +291,4 @@ def test_a_task_without_a_solution_is_refused_before_anything_is_recorded(
     assert main([*SMOKE, f"hydra.run.dir={tmp_path / 'run'}", f"data.train=[{tmp_path / 'mine.json'}]"]) == 2
     expected = "a task with its solution, or restem.reward=held_out_demo, which needs none"
     assert capfd.readouterr().err == f"error: mine: expected {expected}, found no solution\n"
-    assert not (tmp_path / "run" / "ledger.sqlite").exists()
+    assert not (tmp_path / "run").exists()

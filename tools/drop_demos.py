@@ -10,10 +10,7 @@ from arc_seal.self_edit.toolbox import View, unchanged
 def drop_demos(task: Task, rng: Random, *, keep: Literal["any", 2, 3, 4] = "any") -> View:
     """Keep a random few of the demonstrations.
 
-    Args:
-        task: The task to show; its demonstrations stay in order.
-        rng: Draws which are kept, afresh at each call.
-        keep: How many are kept where the task has more; `any` draws 2 or more, leaving at least one out.
+    They stay in order. `any` draws how many, 2 or more, leaving at least one out where the task has more than two.
     """
     shown = len(task.demos)
     kept = min(shown, rng.randint(2, max(2, shown - 1)) if keep == "any" else keep)

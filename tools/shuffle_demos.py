@@ -7,10 +7,5 @@ from arc_seal.self_edit.toolbox import View, unchanged
 
 
 def shuffle_demos(task: Task, rng: Random) -> View:
-    """Put the demonstrations in random order.
-
-    Args:
-        task: The task to show.
-        rng: Draws the order afresh at each call.
-    """
+    """Put the demonstrations in random order."""
     return View(task.with_demos(tuple(rng.sample(task.demos, len(task.demos)))), unchanged)

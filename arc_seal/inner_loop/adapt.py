@@ -1,20 +1,23 @@
-"""The inner loop: one job in, one result out. All of this runs inside the sandbox."""
+"""The inner loop: one job in, one result out. All of this runs inside the sandbox.
 
-import random
+`adapt` solves a task; `examine` is a reward without labels, on the very task to be solved.
+"""
+
 import time
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from random import Random
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import torch
 
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.task import Demonstration, Task
+from arc_seal.arc.task import Task
 from arc_seal.errors import GridError, OverBudget
 from arc_seal.inner_loop.job import (
     AdaptJob,
@@ -25,257 +28,54 @@ from arc_seal.inner_loop.job import (
     Report,
     Result,
     TrainingRecord,
+    vote,
 )
-from arc_seal.inner_loop.lora import attached, folded, unfrozen, worn
-from arc_seal.inner_loop.predict import Decoded, decode, score
+from arc_seal.inner_loop.lora import merged, unfrozen, with_adapter, with_fresh_adapter
+from arc_seal.inner_loop.predict import decode, score
 from arc_seal.inner_loop.train import train
-from arc_seal.inner_loop.vote import vote
-from arc_seal.models.generate import Reader
+from arc_seal.models.generate import CachedContext
+from arc_seal.models.model import Model
 from arc_seal.models.prompt import Encoded, demonstrations_prompt, query_prompt
 from arc_seal.self_edit.augment import NamedView, augment, views
-from arc_seal.self_edit.schema import SelfEdit
+from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.toolbox import Toolbox
 
-if TYPE_CHECKING:
-    from arc_seal.models.prompt import Model
 
-
-def adapt(job: AdaptJob, model: "Model", report: Report) -> Result:
+def adapt(job: AdaptJob, model: Model, report: Report) -> Result:
     """Adapt a model to one task under one self-edit, predict every query, vote.
 
-    Without a self-edit the model predicts in context, unadapted. The model is left as it was.
-
-    Raises:
-        JobFailure: For reasons that are to be recorded: over budget, diverged.
+    Without a self-edit the model predicts in context, unadapted. The model is left as it was. JobFailure for what is to
+    be recorded: over budget, diverged.
     """
-    seconds: dict[str, float] = {}
-    with adapted(job, model, report, seconds) as record:
-        candidates = predict(job, model, report, seconds)
-    return Result(vote(candidates, len(job.task.queries)), candidates, record, seconds)
-
-
-@contextmanager
-def adapted(
-    job: AdaptJob, model: "Model", report: Report, seconds: dict[str, float]
-) -> Iterator[TrainingRecord | None]:
-    """Have the model adapted as the job's self-edit says for as long as the context lasts.
-
-    Args:
-        job: What to train on and how; its queries are not looked at.
-        model: Any model; afterwards it is as it was.
-        report: Told after every update.
-        seconds: Wall time is added to its `train`.
-
-    Yields:
-        What training did; None when there is no self-edit.
-
-    Raises:
-        JobFailure: For reasons that are to be recorded: over budget, diverged.
-    """
-    record = None
-    with ExitStack() as stack:
-        if job.self_edit is None:
-            if job.adapt_from is not None:
-                stack.enter_context(worn(model, Path(job.adapt_from)))
-        else:
-            with _timed(seconds, "train"):
-                stack.enter_context(_trainable(job, job.self_edit, model))
-                record = _train(job, job.self_edit, _toolbox(job), model, report)
-        yield record
-
-
-def predict(job: AdaptJob, model: "Model", report: Report, seconds: dict[str, float]) -> tuple[Candidate, ...]:
-    """Candidates of all queries, each under several views.
-
-    Args:
-        job: What to predict, and in which views.
-        model: As adapted as it is to be.
-        report: Told after every token.
-        seconds: Wall time is added to its `predict`.
-    """
-
-    def on_step(step: int, tokens_per_s: float) -> None:
-        report(Progress("predict", step, 0, None, tokens_per_s))
-
-    found: list[Candidate] = []
-    with _timed(seconds, "predict"), folded(model.network):
-        batches = _batches(job)
+    seconds: dict[str, float] = defaultdict(float)
+    candidates: list[Candidate] = []
+    with _adapted(job, model, report, seconds) as (record, shown):
         for query in range(len(job.task.queries)):
-            readers = _readers(job, model, batches, query)
-            candidates = [
-                candidate
-                for batch, reader in zip(batches, readers, strict=True)
-                for candidate in _candidates(query, batch, decode(reader, on_step))
-            ]
-            found += _scored(candidates, batches, readers) if job.decode.score else candidates
-    return tuple(found)
+            candidates += _candidates(job, model, shown, query, report)
+    return Result(vote(candidates, len(job.task.queries)), tuple(candidates), record, dict(seconds))
 
 
-def judge(job: AdaptJob, model: "Model", output: Grid, seconds: dict[str, float]) -> float:
-    """Mean log-probability of an output of the job's first query over all views that can show it, in nats a symbol.
-
-    Args:
-        job: What to predict, and in which views.
-        model: As adapted as it is to be.
-        output: What is to be judged.
-        seconds: Wall time is added to its `predict`.
-    """
-    with _timed(seconds, "predict"), folded(model.network):
-        batches = _batches(job)
-        readers = _readers(job, model, batches, 0)
-        with torch.inference_mode():
-            for reader in readers:
-                reader.read_prompts()
-        return _score(output, batches, readers) / (output.height * (output.width + 1))
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - start
-
-
-def _toolbox(job: AdaptJob) -> Toolbox:
-    return Toolbox.load([Path(folder) for folder in job.toolbox])
-
-
-def _trainable(job: AdaptJob, edit: SelfEdit, model: "Model") -> AbstractContextManager[object]:
-    """What is trained, an adapter or all weights, for as long as the context lasts."""
-    if job.training.method == "full":
-        return unfrozen(model)
-    rank = edit.training.lora_rank
-    beneath = None if job.adapt_from is None else Path(job.adapt_from)
-    alpha = job.training.lora_alpha or float(rank)
-    return attached(model, rank, alpha, job.seed, job.training.lora_modules, beneath=beneath)
-
-
-def _train(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: "Model", report: Report) -> TrainingRecord:
-    augmented = augment(job.task, edit, toolbox, random.Random(f"{job.seed} augment"))
-    target_all = edit.training.loss_on == "all"
-    fitted = [_fit_example(model, demos, job, target_all) for demos in augmented.examples]
-    examples = [example for example in fitted if example is not None]
-    if not examples:
-        raise OverBudget(f"no training example fits into {job.training.max_tokens} tokens")
-    examples = _affordable(examples, edit.training.epochs, job.training.token_budget)
-    return train(
-        model,
-        examples,
-        edit.training,
-        job.training,
-        skipped=augmented.skipped + len(fitted) - len(examples),
-        max_tokens=job.max_training_tokens,
-        seed=job.seed,
-        report=report,
-    )
-
-
-def _fit_example(model: "Model", demos: tuple[Demonstration, ...], job: AdaptJob, target_all: bool) -> Encoded | None:
-    """Encode an example, leaving out its first demonstrations while it is too long; None when that is not enough.
-
-    Two stay, so that an output is learnt from a demonstration before it; a task that has one only trains on that.
-    """
-    fewest = min(2, len(demos))
-    while len(demos) >= fewest:
-        encoded = model.codec.encode(demonstrations_prompt(demos, job.training.targets), target_all=target_all)
-        if len(encoded.ids) <= job.training.max_tokens:
-            return encoded
-        demos = demos[1:]
-    return None
-
-
-def _affordable(examples: list[Encoded], epochs: int, token_budget: int | None) -> list[Encoded]:
-    """As many of the first examples as the budget has room for in all epochs together, at least one."""
-    if token_budget is None:
-        return examples
-    read = list(accumulate(epochs * len(example.ids) for example in examples))
-    return examples[: max(1, bisect_right(read, token_budget))]
-
-
-def _batches(job: AdaptJob) -> list[tuple[NamedView, ...]]:
-    """The views to predict in, as many together as are read side by side."""
-    chosen = views(job.task, job.self_edit, _toolbox(job), random.Random(f"{job.seed} views"), job.decode.views)
-    return [chosen]
-
-
-def _readers(job: AdaptJob, model: "Model", batches: Sequence[Sequence[NamedView]], query: int) -> list[Reader]:
-    """One for each batch of views, its prompts ending where the query's output is to begin."""
-    return [
-        Reader(model, [_fit_query(model, view.view.task, query, job.training.max_tokens) for view in batch])
-        for batch in batches
-    ]
-
-
-def _fit_query(model: "Model", task: Task, query: int, max_tokens: int) -> Encoded:
-    """Encode a query behind as many of the last demonstrations as the length allows, at least one."""
-    demos = task.demos
-    while True:
-        encoded = model.codec.encode(query_prompt(task.with_demos(demos), task.queries[query]))
-        if len(encoded.ids) <= max_tokens or len(demos) == 1:
-            return encoded
-        demos = demos[1:]
-
-
-def _candidates(query: int, batch: Sequence[NamedView], decoded: Sequence[Decoded]) -> Iterator[Candidate]:
-    for view, each in zip(batch, decoded, strict=True):
-        yield Candidate(query, view.name, _inverted(view, each.grid), each.log_probability)
-
-
-def _inverted(view: NamedView, grid: Grid | None) -> Grid | None:
-    """The prediction in the task's own frame; None when the view's way back does not exist for it."""
-    if grid is None or view.view.invert is None:
-        return None
-    try:
-        return view.view.invert(grid)
-    except GridError:
-        return None
-
-
-def _scored(
-    candidates: Sequence[Candidate], batches: Sequence[Sequence[NamedView]], readers: Sequence[Reader]
-) -> list[Candidate]:
-    """The candidates of one query, each with how likely all views together hold its grid to be."""
-    scores = {grid: _score(grid, batches, readers) for grid in dict.fromkeys(each.grid for each in candidates) if grid}
-    return [replace(each, score=None if each.grid is None else scores[each.grid]) for each in candidates]
-
-
-def _score(grid: Grid, batches: Sequence[Sequence[NamedView]], readers: Sequence[Reader]) -> float:
-    """Mean log-probability of a grid over the views that can show it, in nats; the view that it came from can."""
-    found: list[float] = []
-    for batch, reader in zip(batches, readers, strict=True):
-        found += [each for each in score(reader, [view.show(grid) for view in batch]) if each is not None]
-    return fmean(found)
-
-
-# A reward without labels: demonstrations are left out one at a time and their outputs foreseen by the adapted model.
-#
-# It rewards self-edits on the very task to be solved, where no test output is known. Exact reproduction is often too
-# rare to choose by, so the log-probability of the left-out output is what counts.
-
-
-def examine(job: ExamineJob, model: "Model", report: Report) -> Examination:
+def examine(job: ExamineJob, model: Model, report: Report) -> Examination:
     """Adapt to what is left of the demonstrations, once for each that is left out, and judge its output.
 
-    A task's only demonstration cannot be left out: then it is judged behind itself, which ranks self-edits by how well
-    they are learnt by heart.
+    What is measured is the log-probability of the left-out output: to reproduce it exactly is often too rare to choose
+    by. A task's only demonstration is judged behind itself, which ranks self-edits by how well it is learnt by heart.
 
-    Raises:
-        JobFailure: For reasons that are to be recorded: over budget, diverged.
+    Each adaptation has the self-edit, the settings and the seed of `job.adapt`, but contexts that are a demonstration
+    shorter: fewer are cut to `max_tokens`, a token budget has room for more, and the updates come in another order. It
+    fails as `adapt` does.
     """
     found: list[float] = []
-    hits = tokens = 0
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = defaultdict(float)
+    tokens = 0
     for fold, index in enumerate(job.left_out):
         report(Progress("examine", fold, len(job.left_out)))
         inner, output = left_out(job.adapt, index)
-        with adapted(inner, model, _silent, seconds) as record:
-            candidates = predict(inner, model, _silent, seconds)
-            found.append(judge(inner, model, output, seconds))
+        with _adapted(inner, model, lambda progress: None, seconds) as (record, shown):
+            found.append(_judged(inner, model, shown, output))
         tokens += record.tokens if record else 0
-        (attempts,) = vote(candidates, 1)
-        hits += output in [attempt.grid for attempt in attempts]
     report(Progress("examine", len(job.left_out), len(job.left_out)))
-    return Examination(fmean(found), hits, len(found), tokens, seconds)
+    return Examination(fmean(found), len(found), tokens, dict(seconds))
 
 
 def left_out(job: AdaptJob, index: int) -> tuple[AdaptJob, Grid]:
@@ -285,5 +85,105 @@ def left_out(job: AdaptJob, index: int) -> tuple[AdaptJob, Grid]:
     return replace(job, task=Task(job.task.id, rest, (demos[index].input,))), demos[index].output
 
 
-def _silent(progress: Progress) -> None:
-    """Updates of a fold are not steps of the examination."""
+@contextmanager
+def _adapted(
+    job: AdaptJob, model: Model, report: Report, seconds: dict[str, float]
+) -> Iterator[tuple[TrainingRecord | None, tuple[NamedView, ...]]]:
+    """Have the model adapted as the job's self-edit says, its adapters merged, for as long as the context lasts.
+
+    Yields what training did, None without a self-edit, and the views to predict in. Wall time is added to `train`, and
+    that of the context's body to `predict`.
+    """
+    start, edit, training, record = time.monotonic(), job.self_edit, job.training, None
+    toolbox = Toolbox.load([Path(folder) for folder in job.toolbox])
+    kept = None if job.adapt_from is None else Path(job.adapt_from)
+    with ExitStack() as stack:
+        if edit is None:
+            if kept is not None:
+                stack.enter_context(with_adapter(model, kept))
+        else:
+            if training.method == "full":
+                stack.enter_context(unfrozen(model))
+            else:
+                rank = edit.training.lora_rank
+                alpha = training.lora_alpha or float(rank)
+                stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, training.lora_modules, kept))
+            examples, skipped = _training_set(job, edit, toolbox, model)
+            most = job.max_training_tokens
+            record = train(model, examples, edit.training, training, job.seed, report, skipped=skipped, max_tokens=most)
+            seconds["train"] += time.monotonic() - start
+        start = time.monotonic()
+        with merged(model.network):
+            yield record, views(job.task, edit, toolbox, Random(f"{job.seed} views"), job.decode.views)
+        seconds["predict"] += time.monotonic() - start
+
+
+def _training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model) -> tuple[list[Encoded], int]:
+    """The contexts to train on, and how many more there would be.
+
+    A context that is too long loses its first demonstrations. Two stay, so that an output is learnt from a
+    demonstration before it; a task that has one only trains on that.
+    """
+    most, targets, target_all = job.training.max_tokens, job.training.targets, edit.training.loss_on == "all"
+    augmented = augment(job.task, edit, toolbox, Random(f"{job.seed} augment"))
+    examples = []
+    for demos in augmented.examples:
+        for first in range(max(1, len(demos) - 1)):
+            encoded = model.codec.encode(demonstrations_prompt(demos[first:], targets), target_all=target_all)
+            if len(encoded.ids) <= most:
+                examples.append(encoded)
+                break
+    if not examples:
+        raise OverBudget(f"no training example fits into {most} tokens")
+    if job.training.token_budget is not None:
+        read = list(accumulate(edit.training.epochs * len(example.ids) for example in examples))
+        examples = examples[: max(1, bisect_right(read, job.training.token_budget))]
+    return examples, augmented.skipped + len(augmented.examples) - len(examples)
+
+
+def _candidates(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int, report: Report) -> list[Candidate]:
+    """What each view predicts for one query; its keys and values are let go before the next query is read."""
+    context = _context(job, model, shown, query)
+    decoded = decode(context, lambda step, tokens_per_s: report(Progress("predict", step, 0, None, tokens_per_s)))
+    grids = [_inverted(view, each.grid) for view, each in zip(shown, decoded, strict=True)]
+    scores: dict[Grid | None, float] = {}
+    if job.decode.score:
+        scores = {grid: _score(grid, shown, context) for grid in dict.fromkeys(grids) if grid is not None}
+    return [
+        Candidate(query, view.name, grid, each.log_probability, scores.get(grid))
+        for view, grid, each in zip(shown, grids, decoded, strict=True)
+    ]
+
+
+def _judged(job: AdaptJob, model: Model, shown: Sequence[NamedView], output: Grid) -> float:
+    """Mean log-probability of an output of the first query over all views that can show it, in nats a symbol."""
+    context = _context(job, model, shown, 0)
+    with torch.inference_mode():
+        context.read_prompts()
+    return _score(output, shown, context) / (output.height * (output.width + 1))
+
+
+def _context(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int) -> CachedContext:
+    """One query in all views, behind as many of the last demonstrations as the length allows, at least one."""
+    prompts = []
+    for task in (view.task for view in shown):
+        for first in range(len(task.demos)):
+            encoded = model.codec.encode(query_prompt(task.with_demos(task.demos[first:]), task.queries[query]))
+            if len(encoded.ids) <= job.training.max_tokens:
+                break
+        prompts.append(encoded)
+    return CachedContext(model, prompts)
+
+
+def _inverted(view: NamedView, grid: Grid | None) -> Grid | None:
+    """The prediction in the task's own frame; None when the view's way back does not exist for it."""
+    try:
+        return None if grid is None else view.invert(grid)
+    except GridError:
+        return None
+
+
+def _score(grid: Grid, shown: Sequence[NamedView], context: CachedContext) -> float:
+    """Mean log-probability of a grid over the views that can show it, in nats; the view that it came from can."""
+    scores = score(context, [view.show(grid) for view in shown])
+    return fmean(each for each in scores if each is not None)

@@ -1,23 +1,25 @@
-"""What goes into one inner loop and what comes out of it.
+"""What goes into one inner loop, what comes out of it, and how the results of several views or runs are pooled.
 
-These types load no torch: the process that shows and records a job never needs to. A job has no field
-where a solution would fit.
+Nothing here loads torch: the process that shows and records a job never needs to. A job has no field where a solution
+would fit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+import numpy as np
 from pydantic import Field
 
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.task import Task
+from arc_seal.arc.task import MAX_ATTEMPTS, Task
 from arc_seal.models.prompt import Completion, Sampling
-from arc_seal.self_edit.schema import SelfEdit
+from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.settings import Settings
 
 if TYPE_CHECKING:
-    from arc_seal.models.prompt import Model
+    from arc_seal.models.model import Model
 
 R = TypeVar("R")
 
@@ -26,35 +28,17 @@ Stage = Literal["load", "write", "train", "predict", "examine", "finetune"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A sign of life from a running job.
-
-    Attributes:
-        stage: What is being done.
-        step: Steps done in this stage: updates when training, tokens when writing or predicting.
-        total: Steps there will be at most.
-        loss: Mean loss of the last update in nats a target token; None outside training.
-        tokens_per_s: Tokens read or written a second so far in this stage.
-    """
+    """How far a job is in one of its stages."""
 
     stage: Stage
-    step: int
-    total: int
-    loss: float | None = None
-    tokens_per_s: float | None = None
+    step: int  # updates when training, tokens when writing or predicting, demonstrations when examining
+    total: int  # steps there will be at most; 0 where that is not known
+    loss: float | None = None  # mean of the last update in nats a target token; None outside training
+    tokens_per_s: float | None = None  # read or written so far in this stage
 
 
 Report = Callable[[Progress], None]
 """Where a job says how far it is."""
-
-
-class Job(Generic[R]):
-    """Work for a loaded model; picklable. `sandbox.worker.carry_out` knows who does which job."""
-
-    __slots__ = ()
-
-    def run(self, model: "Model", report: Report) -> R:
-        """Do the work, for jobs that `carry_out` does not know."""
-        raise NotImplementedError(type(self).__name__)
 
 
 class TrainingSettings(Settings):
@@ -78,16 +62,13 @@ class DecodeSettings(Settings):
 
 
 class FinetuneSettings(Settings):
-    """How an adapter is fine-tuned on text; described in conf/restem/default.yaml.
-
-    The defaults are those of the paper's policy (arXiv 2506.10943, few-shot part).
-    """
+    """How a policy is fine-tuned, by default as in arXiv 2506.10943, few-shot part; see conf/restem/default.yaml."""
 
     lora_rank: int = Field(default=16, ge=1)
     lora_alpha: float = Field(default=16.0, gt=0)
     learning_rate: float = Field(default=5e-5, gt=0)
     epochs: int = Field(default=8, ge=1)
-    presentations: int = Field(default=1, ge=1)
+    variants: int = Field(default=1, ge=1)
     targets: Literal["text", "choices"] = "text"
     batch_size: int = Field(default=5, ge=1)
     warmup_share: float = Field(default=0.0, ge=0, le=1)
@@ -97,191 +78,156 @@ class FinetuneSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What one view predicted for one query.
+    """What one view predicted for one query."""
 
-    Attributes:
-        query: Index of the query.
-        view: What the view did, for people.
-        grid: The prediction turned back into the task's own frame; None when it was no grid.
-        log_probability: Mean log-probability of its tokens in nats.
-        score: Mean over all views of the grid's log-probability in them, its tokens summed, in nats; None where it was
-            not asked for or no grid.
-    """
-
-    query: int
-    view: str
-    grid: Grid | None
-    log_probability: float
-    score: float | None = None
+    query: int  # its index
+    view: str  # what the view did, for people
+    grid: Grid | None  # turned back into the task's own frame; None when it was no grid
+    log_probability: float  # mean over its tokens, in nats
+    score: float | None = None  # mean over all views of the grid's log-probability, in nats; None: no grid, or unasked
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One of the (at most two) answers for a query.
-
-    Attributes:
-        grid: The answer.
-        votes: How many views agreed on it.
-        log_probability: Mean over those views of their mean log-probability, in nats a token.
-        weight: What the answers are ranked by: each vote counts 1, or the probability that its score stands for.
-    """
+    """One of the (at most two) answers for a query."""
 
     grid: Grid
-    votes: int
-    log_probability: float
-    weight: float
+    votes: int  # views that agreed on it
+    log_probability: float  # mean over those views of their mean log-probability, in nats a token
+    log_weight: float  # ranks answers: log of the sum of its votes' weights, each 1 or the exponential of its score
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRecord:
-    """What training did.
+    """What training did."""
 
-    Attributes:
-        examples: Contexts in the augmented data set.
-        skipped: Contexts that a tool could not make, that were longer than allowed, or that the budget had no room for.
-        updates: Optimiser steps.
-        tokens: Tokens read, padding left out.
-        targets: Tokens that carried loss.
-        padding: Share of the computed tokens that was padding, 0 to 1.
-        losses: Mean loss of each update, nats a target token.
-    """
-
-    examples: int
-    skipped: int
-    updates: int
-    tokens: int
-    targets: int
-    padding: float
-    losses: tuple[float, ...]
+    examples: int  # contexts in the training set
+    skipped: int  # contexts that a tool could not make, that were too long, or that the budget had no room for
+    updates: int  # optimiser steps
+    tokens: int  # tokens read, padding left out
+    targets: int  # tokens that carried loss
+    padding: float  # share of the computed tokens that was padding, 0 to 1
+    losses: tuple[float, ...]  # mean of each update, nats a target token
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one inner loop.
+    """What came of one inner loop; two runs with one seed differ in `seconds` alone."""
 
-    Attributes:
-        attempts: For each query, at most two distinct answers, best first.
-        candidates: Every view's prediction.
-        training: What training did; None when there was none (in-context only).
-        seconds: Wall time by stage; the only part that differs between two runs with one seed.
-    """
-
-    attempts: tuple[tuple[Attempt, ...], ...]
-    candidates: tuple[Candidate, ...]
-    training: TrainingRecord | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class AdaptJob(Job[Result]):
-    """Adapt to one task under one self-edit and predict its queries.
-
-    Attributes:
-        task: The task; it has no test outputs.
-        self_edit: What to train on and how; None predicts in context only.
-        toolbox: Folders whose tools the self-edit may call.
-        seed: Fixes data, adapter and order.
-        training: What the self-edit does not decide.
-        decode: How to predict.
-        max_training_tokens: More than this is refused as over budget before training starts.
-        adapt_from: Folder of an adapter that the model wears to begin with; None begins from the model as it is.
-    """
-
-    task: Task
-    self_edit: SelfEdit | None
-    toolbox: tuple[str, ...]
-    seed: int
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    decode: DecodeSettings = field(default_factory=DecodeSettings)
-    max_training_tokens: int = 1_000_000
-    adapt_from: str | None = None
+    attempts: tuple[tuple[Attempt, ...], ...]  # for each query, at most two distinct answers, best first
+    candidates: tuple[Candidate, ...]  # every view's prediction
+    training: TrainingRecord | None  # None when there was none (in-context only)
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage
 
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What the demonstrations themselves say of a self-edit.
+    """What the demonstrations themselves say of a self-edit."""
 
-    Attributes:
-        log_probability: Mean over the left-out demonstrations of the mean log-probability of their outputs under all
-            views, in nats a symbol.
-        hits: Left-out outputs that an attempt reproduced exactly.
-        folds: Demonstrations left out, one at a time.
-        tokens: Tokens read in training.
-        seconds: Wall time by stage, all folds together.
-    """
+    log_probability: float  # of a left-out output, in nats a symbol: mean over all views and left-out demonstrations
+    folds: int  # demonstrations left out, one at a time
+    tokens: int  # tokens read in training
+    seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage, all folds together
 
-    log_probability: float
-    hits: int
-    folds: int
-    tokens: int
-    seconds: dict[str, float] = field(default_factory=dict)
+
+class Job(Generic[R]):
+    """Work for a loaded model; picklable. `sandbox.worker.carry_out` knows who does which job."""
+
+    __slots__ = ()
+
+    def run(self, model: "Model", report: Report) -> R:
+        """Do the work, for jobs that `carry_out` does not know."""
+        raise NotImplementedError(type(self).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptJob(Job[Result]):
+    """Adapt to one task under one self-edit and predict its queries."""
+
+    task: Task  # without test outputs
+    self_edit: SelfEdit | None  # what to train on and how; None predicts in context only
+    toolbox: tuple[str, ...]  # folders whose tools the self-edit may call
+    seed: int  # fixes training set, adapter, order and views
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
+    max_training_tokens: int = 1_000_000  # more is refused as over budget before training starts
+    adapt_from: str | None = None  # folder of an adapter that the model has to begin with; None: as the model is
 
 
 @dataclass(frozen=True, slots=True)
 class ExamineJob(Job[Examination]):
-    """Leave demonstrations out one at a time, adapt to the rest, and see how well the left-out output is foreseen.
+    """Leave demonstrations out one at a time, adapt to the rest, and see how likely the left-out output is then."""
 
-    Attributes:
-        adapt: What is to be examined; its queries are not looked at.
-        left_out: Indices of the demonstrations to leave out, each in its turn.
-    """
-
-    adapt: AdaptJob
-    left_out: tuple[int, ...]
+    adapt: AdaptJob  # the inner loop to be examined, its seed included; its queries are not looked at
+    left_out: tuple[int, ...]  # indices of the demonstrations to leave out, each in its turn
 
 
 @dataclass(frozen=True, slots=True)
 class WriteJob(Job[tuple[Completion, ...]]):
-    """Write self-edits for one task.
+    """Write self-edits for one task."""
 
-    Attributes:
-        task: The task; the policy is shown its demonstrations alone.
-        menu: What may be written, for the prompt.
-        example: A self-edit in its canonical form, which shows the model what one looks like.
-        schema: JSON schema that every completion is held to.
-        sampling: How many to write, and how.
-        policy: Folder of the adapter to write with; None writes with the model as it is.
-    """
-
-    task: Task
-    menu: str
-    example: str
-    schema: dict[str, Any]
-    sampling: Sampling
-    policy: str | None = None
+    task: Task  # the policy is shown its demonstrations alone
+    menu: str  # what may be written, for the prompt
+    example: str  # a self-edit in its canonical form, which shows the model what one looks like
+    schema: dict[str, Any]  # JSON schema that every completion is held to
+    sampling: Sampling  # how many to write, and how
+    policy: str | None = None  # folder of the adapter to write with; None: with the model as it is
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """A self-edit worth imitating on a task.
+class RewardedEdit:
+    """A self-edit worth imitating on a task."""
 
-    Attributes:
-        task: The task; its queries are not shown.
-        self_edit: The self-edit's canonical text.
-    """
-
-    task: Task
-    self_edit: str
+    task: Task  # its queries are not shown
+    self_edit: str  # its canonical text
 
 
 @dataclass(frozen=True, slots=True)
 class FinetuneJob(Job[TrainingRecord]):
-    """Fine-tune a policy on lessons: self-edit prompt in, self-edit out, loss on the self-edit alone.
+    """Fine-tune a policy on rewarded self-edits: self-edit prompt in, self-edit out, loss on the self-edit alone."""
 
-    Attributes:
-        lessons: At least one.
-        menu: What may be written, as the policy was asked.
-        example: As the policy was asked.
-        schema: JSON schema that the policy writes under.
-        settings: How.
-        seed: Fixes the adapter's first weights and the order of the lessons.
-        folder: Where the adapter is kept, in peft's format; written whole or not at all.
-    """
-
-    lessons: tuple[Lesson, ...]
-    menu: str
+    edits: tuple[RewardedEdit, ...]  # at least one
+    menu: str  # this, the example and the schema as the policy was asked
     example: str
     schema: dict[str, Any]
     settings: FinetuneSettings
-    seed: int
-    folder: str
+    seed: int  # fixes the adapter's first weights, the variants and the order
+    folder: str  # where the adapter is kept, in peft's format; written whole or not at all
+
+
+def vote(candidates: Sequence[Candidate], queries: int) -> tuple[tuple[Attempt, ...], ...]:
+    """The best attempts for each of a task's queries, from the candidates of any number of roll-outs.
+
+    Each candidate votes for its grid; one without a grid has no vote. A vote weighs 1, or exp(score) where candidates
+    were scored under every view: the geometric mean of the grid's probabilities, a product of experts
+    (arXiv 2505.07859). Weights are kept as logarithms, as the probability of a large grid, e**-800 say, would be 0.
+    """
+    votes: list[list[Attempt]] = [[] for _ in range(queries)]
+    for each in candidates:
+        if each.grid is not None:
+            log_weight = 0.0 if each.score is None else each.score
+            votes[each.query].append(Attempt(each.grid, 1, each.log_probability, log_weight))
+    return tuple(map(_best, votes))
+
+
+def pool_attempts(runs: Sequence[Sequence[Sequence[Attempt]]]) -> tuple[tuple[Attempt, ...], ...]:
+    """The best attempts for each query over several runs of one task, each of which has attempts for every query."""
+    return tuple(_best(attempt for attempts in made for attempt in attempts) for made in zip(*runs, strict=True))
+
+
+def _best(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """At most two, whatever the order of what is given; equal grids add votes and weights.
+
+    The greatest weight comes first; among equals (rounding errors aside) the higher mean log-probability of a vote;
+    among those the grid's height and cells.
+    """
+    by_grid: dict[Grid, list[Attempt]] = {}
+    for attempt in attempts:
+        by_grid.setdefault(attempt.grid, []).append(attempt)
+    pooled = []
+    for grid, equal in by_grid.items():
+        votes = sum(each.votes for each in equal)
+        mean = fsum(each.votes * each.log_probability for each in equal) / votes
+        pooled.append(Attempt(grid, votes, mean, float(np.logaddexp.reduce(sorted(each.log_weight for each in equal)))))
+    pooled.sort(key=lambda each: (-round(each.log_weight, 9), -each.log_probability, each.grid.height, each.grid.cells))
+    return tuple(pooled[:MAX_ATTEMPTS])

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 
 import numpy as np
 from peft import PeftModel
@@ -16,106 +15,63 @@ from peft import PeftModel
 from arc_seal.arc.grid import COLOURS, Grid
 from arc_seal.arc.task import Task
 from arc_seal.errors import InputError
-from arc_seal.inner_loop.job import (
-    FinetuneJob,
-    FinetuneSettings,
-    Lesson,
-    Progress,
-    Report,
-    TrainingRecord,
-    TrainingSettings,
-    WriteJob,
-)
-from arc_seal.inner_loop.lora import attached, worn
+from arc_seal.inner_loop.job import FinetuneJob, Progress, Report, RewardedEdit, TrainingRecord, WriteJob
+from arc_seal.inner_loop.lora import with_adapter, with_fresh_adapter
 from arc_seal.inner_loop.train import train
+from arc_seal.models.model import Model
 from arc_seal.models.prompt import Completion, Encoded, Prompt, Turn
-from arc_seal.self_edit.edit import Training
-
-if TYPE_CHECKING:
-    from arc_seal.models.prompt import Model
-
-NO_LIMIT = 2**62
-"""Training tokens: fine-tuning is nothing that a self-edit asks for, so it has no budget."""
-
 
 MAX_PROMPT_TOKENS = 4096
 """Demonstrations are left out of the policy's prompt beyond this; the first always stays."""
 
 
-def write(job: WriteJob, model: "Model", report: Report) -> tuple[Completion, ...]:
-    """Write self-edits for one task on a loaded model.
+def write(job: WriteJob, model: Model, report: Report) -> tuple[Completion, ...]:
+    """Write self-edits for one task; InputError where the policy's folder holds no adapter for this model."""
+    prompt = _fitting_prompt(job, job.task, model)
+    with nullcontext() if job.policy is None else with_adapter(model, Path(job.policy)):
+        total = job.sampling.max_tokens
+        return model.write(prompt, job.schema, job.sampling, lambda done: report(Progress("write", done, total)))
 
-    Raises:
-        InputError: When the policy's folder holds no adapter for this model.
+
+def finetune(job: FinetuneJob, model: Model, report: Report) -> TrainingRecord:
+    """Train a fresh adapter on rewarded self-edits and keep it: the M-step of ReST-EM. The model is left as it was.
+
+    The softmax runs over the whole vocabulary, or what the schema allows of it. Diverged as soon as a loss is not
+    finite; InputError where the folder cannot be written.
     """
-    prompt = _fitting(job.task, job.menu, job.example, model)
-    with nullcontext() if job.policy is None else worn(model, Path(job.policy)):
-        return model.write(
-            prompt,
-            job.schema,
-            job.sampling,
-            lambda tokens: report(Progress("write", tokens, job.sampling.max_tokens)),
-        )
 
+    def report_finetuning(progress: Progress) -> None:
+        report(replace(progress, stage="finetune"))
 
-def finetune(job: FinetuneJob, model: "Model", report: Report) -> TrainingRecord:
-    """Train a fresh adapter on lessons and keep it: the M-step of ReST-EM.
-
-    The softmax runs over the whole vocabulary, or what an example allows of it: what is never said must become unlikely
-    too.
-
-    Args:
-        job: What to learn, and where the adapter goes; it takes the place of what is there, whole or not at all.
-        model: Any model; it is left as it was.
-        report: Told after every update.
-
-    Raises:
-        Diverged: As soon as a loss is not finite.
-        InputError: When the folder cannot be written.
-    """
-    settings = job.settings
-    examples = [_example(job, lesson, model) for lesson in presentations(job.lessons, settings.presentations, job.seed)]
-    with attached(model, settings.lora_rank, settings.lora_alpha, job.seed) as adapter:
-        record = train(
-            model,
-            examples,
-            _training(settings, len(examples)),
-            TrainingSettings(warmup_share=settings.warmup_share, max_gradient_norm=settings.max_gradient_norm),
-            skipped=0,
-            max_tokens=NO_LIMIT,
-            seed=job.seed,
-            report=lambda progress: report(replace(progress, stage="finetune")),
-            symbols="vocabulary",
-        )
+    settings, examples = job.settings, list[Encoded]()
+    for edit in task_variants(job.edits, settings.variants, job.seed):
+        answer = Turn("assistant", (edit.self_edit,), target=True)
+        encoded = model.codec.encode(Prompt((*_fitting_prompt(job, edit.task, model).turns, answer)))
+        examples.append(model.bound(encoded, job.schema) if settings.targets == "choices" else encoded)
+    with with_fresh_adapter(model, settings.lora_rank, settings.lora_alpha, job.seed) as adapter:
+        record = train(model, examples, settings, settings, job.seed, report_finetuning, symbols="vocabulary")
         _keep(adapter, Path(job.folder))
     return record
 
 
-def presentations(lessons: Sequence[Lesson], count: int, seed: int) -> Iterator[Lesson]:
-    """Each lesson as it is, then `count` - 1 times with its task presented differently.
-
-    Args:
-        lessons: What is to be imitated.
-        count: How often each comes, at least once.
-        seed: Draws the presentations.
-    """
-    rng = Random(f"{seed} presentations")
-    for lesson in lessons:
-        yield lesson
+def task_variants(edits: Sequence[RewardedEdit], count: int, seed: int) -> Iterator[RewardedEdit]:
+    """Each self-edit with its task as it is, then `count` - 1 times with a variant of the task; `seed` draws them."""
+    rng = Random(f"{seed} presentations")  # another word would be another seed
+    for edit in edits:
+        yield edit
         for _ in range(count - 1):
-            yield replace(lesson, task=presented(lesson.task, rng))
+            yield replace(edit, task=task_variant(edit.task, rng))
 
 
-def presented(task: Task, rng: Random) -> Task:
+def task_variant(task: Task, rng: Random) -> Task:
     """The task in other colours, with its demonstrations in another order.
 
     Colour 0 stays what it is, as tools may keep it, and nothing is turned, as tools may have a direction: what a
     self-edit does for one picture it does for the other, so the policy learns from the rule and not from the picture.
     """
-    drawn = rng.sample(range(1, COLOURS), COLOURS - 1)
-    colours = np.array([0, *drawn], dtype=np.uint8)
-    shown = task.map_grids(lambda grid: grid.mapped(lambda cells: colours[cells]))
-    return shown.with_demos(tuple(rng.sample(shown.demos, len(shown.demos))))
+    colours = np.array([0, *rng.sample(range(1, COLOURS), COLOURS - 1)], dtype=np.uint8)
+    recoloured = task.map_grids(lambda grid: grid.mapped(lambda cells: colours[cells]))
+    return recoloured.with_demos(tuple(rng.sample(recoloured.demos, len(recoloured.demos))))
 
 
 def self_edit_prompt(task: Task, menu: str, example: str) -> Prompt:
@@ -134,54 +90,31 @@ def self_edit_prompt(task: Task, menu: str, example: str) -> Prompt:
     return Prompt((Turn("user", tuple(content)),))
 
 
-def _example(job: FinetuneJob, lesson: Lesson, model: "Model") -> Encoded:
-    """A lesson as a context: self-edit prompt in, self-edit out, loss on the self-edit alone."""
-    asked = _fitting(lesson.task, job.menu, job.example, model)
-    encoded = model.codec.encode(Prompt((*asked.turns, Turn("assistant", (lesson.self_edit,), target=True))))
-    return model.bound(encoded, job.schema) if job.settings.targets == "choices" else encoded
-
-
-def _fitting(task: Task, menu: str, example: str, model: "Model") -> Prompt:
+def _fitting_prompt(job: WriteJob | FinetuneJob, task: Task, model: Model) -> Prompt:
     """The prompt with as many of the first demonstrations as fit."""
-    shown = len(task.demos)
-    while True:
-        prompt = self_edit_prompt(task.with_demos(task.demos[:shown]), menu, example)
-        if shown == 1 or len(model.codec.encode(prompt).ids) <= MAX_PROMPT_TOKENS:
-            return prompt
-        shown -= 1
-
-
-def _training(settings: FinetuneSettings, examples: int) -> Training:
-    return Training(
-        loss_on="outputs",
-        learning_rate=settings.learning_rate,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        lora_rank=settings.lora_rank,
-        max_examples=examples,
+    *longer, shortest = (
+        self_edit_prompt(task.with_demos(task.demos[:shown]), job.menu, job.example)
+        for shown in range(len(task.demos), 0, -1)
     )
+    return next((each for each in longer if len(model.codec.encode(each).ids) <= MAX_PROMPT_TOKENS), shortest)
 
 
 def _keep(adapter: PeftModel, folder: Path) -> None:
-    """Write the adapter beside its place, then put it there."""
-    draft = folder.with_name(f".{folder.name}.tmp")  # one a place, so that a killed run's is not left behind
+    """Write the adapter beside its folder, then put it there."""
+    unfinished = folder.with_name(f".{folder.name}.tmp")  # one a folder, so that a killed run's is not left behind
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(draft, ignore_errors=True)
-        adapter.save_pretrained(str(draft))
-        (draft / "README.md").unlink(missing_ok=True)  # peft's is a form to be filled in
-        _sort_modules(draft / "adapter_config.json")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        adapter.save_pretrained(str(unfinished))
+        (unfinished / "README.md").unlink(missing_ok=True)  # peft's is a form to be filled in
+        config = unfinished / "adapter_config.json"
+        values = json.loads(config.read_text("utf-8"))
+        values["target_modules"].sort()  # peft keeps a set, whose order is another in every process
+        config.write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(draft, folder)
+        os.replace(unfinished, folder)
     except OSError as error:
         raise InputError(str(folder), "", "a folder that can be written", str(error.strerror or error)) from None
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _sort_modules(config: Path) -> None:
-    """Put the layers' names in order: peft keeps a set, whose order is another in every process."""
-    values = json.loads(config.read_text("utf-8"))
-    values["target_modules"] = sorted(values["target_modules"])
-    config.write_text(json.dumps(values, indent=2, sort_keys=True), "utf-8")
+        shutil.rmtree(unfinished, ignore_errors=True)

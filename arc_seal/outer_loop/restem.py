@@ -1,92 +1,48 @@
-"""What a round of roll-outs came to, in numbers."""
+"""ReST-EM over self-edits: sample, reward, imitate what was rewarded, again (arXiv 2312.06585; SEAL, arXiv 2506.10943).
+
+An E-step collects roll-outs of every task; an M-step fine-tunes the model on the self-edits that were rewarded. Each
+M-step begins from the model as it came, as ReST-EM does to keep from drifting, with the rewarded self-edits of its own
+round: those of earlier ones were written by a worse policy (arXiv 2312.06585, algorithm 1).
+"""
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
-from typing import Literal, Protocol
+from typing import Literal
 
-from arc_seal.arc.task import Entry, Task
-from arc_seal.errors import Diverged, InputError, InvalidSelfEdit, Status
-from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, Lesson, Progress
-from arc_seal.outer_loop import collect as collecting
+from pydantic import Field
+
+from arc_seal.arc.task import Entry
+from arc_seal.errors import FinetuningFailed, InputError, InvalidSelfEdit, Status
+from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, RewardedEdit
 from arc_seal.outer_loop.collect import Collection, collect
-from arc_seal.outer_loop.ledger import Key, Ledger, PolicyRow, RolloutRow
-from arc_seal.outer_loop.rollout import RolloutSettings, derived_seed, utc_now
-from arc_seal.sandbox.worker import Executor
+from arc_seal.outer_loop.ledger import Ledger, Policy
+from arc_seal.outer_loop.rollout import Author, Key, Rollout, Runner, derived_seed, utc_now
+from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.schema import Schema
-
-
-@dataclass(frozen=True, slots=True)
-class RoundSummary:
-    """What a round came to.
-
-    Attributes:
-        round: Which.
-        rollouts: Self-edits tried.
-        valid: Those that were self-edits; what could not be written is none.
-        ran: Those whose job ended well.
-        solved: Those that solved their task; None where there are no solutions.
-        tasks: Tasks.
-        tasks_solved: Tasks that at least one self-edit solved; None where there are no solutions.
-        distinct: Self-edits, equal ones of one task counted once.
-        held_out: Mean held-out log-probability in nats a symbol, of those that were examined; None when none was.
-    """
-
-    round: int
-    rollouts: int
-    valid: int
-    ran: int
-    solved: int | None
-    tasks: int
-    tasks_solved: int | None
-    distinct: int
-    held_out: float | None
-
-
-def summarise(number: int, rows: Sequence[RolloutRow]) -> RoundSummary:
-    """Count a round's roll-outs."""
-    known = any(row.reward is not None for row in rows)
-    examined = [row.held_out for row in rows if row.held_out is not None]
-    return RoundSummary(
-        round=number,
-        rollouts=len(rows),
-        valid=sum(row.self_edit is not None for row in rows),
-        ran=sum(row.status is Status.OK for row in rows),
-        solved=sum(row.reward == 1 for row in rows) if known else None,
-        tasks=len({row.task for row in rows}),
-        tasks_solved=len({row.task for row in rows if row.reward == 1}) if known else None,
-        distinct=len({(row.task, row.self_edit) for row in rows if row.self_edit is not None}),
-        held_out=fmean(examined) if examined else None,
-    )
-
-
-# ReST-EM over self-edits: sample, reward, imitate what was rewarded, again (arXiv 2312.06585; SEAL, arXiv
-# 2506.10943).
-#
-# An E-step collects roll-outs of every task; an M-step fine-tunes the model on the self-edits that were rewarded.
-# Each
-# M-step begins from the model as it came, as ReST-EM does to keep from drifting, with the rewarded self-edits of its
-# own
-# round: those of earlier ones were written by a worse policy (arXiv 2312.06585, algorithm 1).
+from arc_seal.settings import Settings
 
 LEDGER, POLICIES = "ledger.sqlite", "policies"
 """What a run's folder holds: every roll-out, and the policy adapters."""
 
+RUN = "train"
+"""What the ledger calls the training of the policy, beside what is measured."""
 
-@dataclass(frozen=True)
-class RestemSettings:
-    """How to train the policy; documented in conf/restem/."""
 
-    rounds: int
-    samples: int
+class RestemSettings(Settings):
+    """How to train the policy: conf/restem/; each setting is described in default.yaml there."""
+
+    rounds: int = Field(ge=1)
+    samples: int = Field(ge=0)
     reward: Literal["solution", "gain", "held_out_demo"]
     examine: bool
-    margin: float
-    per_task: int | None
+    margin: float = Field(ge=0)
+    per_task: int | None = Field(ge=1)
     contrast: bool
     adapt_from: Literal["base", "policy"]
+    reuse: tuple[str, ...]
     finetune: FinetuneSettings
 
     @property
@@ -95,82 +51,52 @@ class RestemSettings:
         return self.reward != "held_out_demo"
 
 
-class Watch(collecting.Watch, Protocol):
-    """Who wants to see how far it is."""
-
-    def collected(self, round: int, rows: Sequence[RolloutRow], lessons: int) -> None:
-        """An E-step is done; so many of its self-edits, and of those of earlier rounds, are to be imitated."""
-        ...
-
-    def finetuning(self, progress: Progress) -> None:
-        """An M-step is this far."""
-        ...
-
-    def policy(self, row: PolicyRow | None) -> None:
-        """An M-step is done; None when there was nothing to imitate."""
-        ...
-
-
 def restem(
-    run: str,
     entries: Sequence[Entry],
-    executor: Executor,
-    finetuner: Executor,
-    settings: RolloutSettings,
+    runner: Runner,
     how: RestemSettings,
-    reused: Sequence[RolloutRow],
+    reused: Sequence[Rollout],
     ledger: Ledger,
     folder: Path,
-    watch: Watch,
-) -> list[PolicyRow]:
+) -> list[Policy]:
     """Train a policy, or go on where that was stopped.
 
-    Args:
-        run: Name of the run in the ledger; it was begun.
-        entries: What to train on. Solutions are only compared with finished attempts.
-        executor: Where roll-outs run.
-        finetuner: Where fine-tuning runs; it may take longer than a roll-out is allowed to.
-        settings: How self-edits are proposed and tried; its policy is that of round 0.
-        how: How to train.
-        reused: Roll-outs of earlier runs: those that were rewarded, on tasks of this one, are imitated too.
-        ledger: Where all is kept.
-        folder: Where adapters are kept.
-        watch: Told what happens, from several threads.
+    Solutions are only compared with finished attempts. The run was begun in the ledger; adapters are kept in `folder`.
+    Of `reused`, roll-outs of earlier runs that are `fitting`, those that were rewarded are imitated too.
 
     Returns:
         The policies, one for each round in which there was something to imitate.
 
     Raises:
         InputError: When a task has no solution to be rewarded by.
-        Diverged: When fine-tuning failed.
+        FinetuningFailed: When an M-step came to nothing.
     """
+    note, schema, seed = runner.view.note, runner.settings.edit_schema, runner.author.seed
     if how.labelled:
         check_solutions(entries)
     if how.reward == "gain":
-        entries = _with_room(run, entries, executor, settings, ledger, watch)
+        entries = _not_solved_in_context(entries, runner, ledger)
     tasks = {task.id: task for task, _ in entries}
-    fitting = [row for row in reused if row.task in tasks and _is_of_form(row.self_edit, settings.schema)]
-    if strangers := len(reused) - len(fitting):
-        why = "of tasks not trained on here, or of self-edits in another form"
-        watch.title(f"{strangers} of {len(reused)} reused roll-outs are {why}, and are left out")
-    policies: list[PolicyRow] = []
+    policies: list[Policy] = []
     for number in range(how.rounds):
-        wanted = Collection(
-            run, number, how.samples,
-            solve=how.labelled, examine=how.examine or not how.labelled,
-        )  # fmt: skip
-        policy = folder / policies[-1].folder if policies else None
-        drawing = wearing(_of_round(settings, number), policy, how.adapt_from)
-        rows = collect(wanted, entries, executor, drawing, ledger, watch) if how.samples else []
-        known = [*fitting, *(row for row in ledger.rollouts(run, number) if row.task in tasks)]
-        lessons = chosen(known, how, settings.seed)
-        watch.collected(number, rows, len(lessons))
-        row = ledger.policy(run, number)
-        if row is None and lessons:
-            row = _imitate(run, number, lessons, tasks, finetuner, settings, how, folder, watch)
-            ledger.record_policy(row)
-        watch.policy(row)
-        policies += [row] if row else []
+        # Every round draws anew: without a policy of its own it would else repeat the one before it.
+        author = replace(runner.author, seed=derived_seed(seed, "round", number) if number else seed)
+        author = with_policy(author, folder / policies[-1].folder if policies else None, how.adapt_from)
+        wanted = Collection(RUN, number, how.samples, solve=how.labelled, examine=how.examine or not how.labelled)
+        if how.samples:
+            made = collect(wanted, entries, runner.by(author), ledger)
+            note(round_text(number, made))
+        known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
+        chosen = to_imitate(known, how, seed)
+        note(f"  {len(chosen)} self-edits to imitate" if chosen else "  nothing to imitate: no policy from it")
+        policy = next((each for each in ledger.policies(RUN) if each.round == number), None)
+        if policy is None and chosen:
+            edits = [RewardedEdit(tasks[e.task], schema.canonical(e.self_edit)) for e in chosen if e.self_edit]
+            policy = _imitate(number, [each.key for each in chosen], edits, runner, how, folder)
+            ledger.record_policy(policy)
+        if policy is not None:
+            note(policy_text(policy))
+            policies.append(policy)
     return policies
 
 
@@ -182,19 +108,31 @@ def check_solutions(entries: Sequence[Entry]) -> None:
     """
     for task, solution in entries:
         if solution is None:
-            raise InputError(
-                task.id, "", "a task with its solution, or restem.reward=held_out_demo, which needs none", "no solution"
-            )
+            expected = "a task with its solution, or restem.reward=held_out_demo, which needs none"
+            raise InputError(task.id, "", expected, "no solution")
 
 
-def wearing(settings: RolloutSettings, policy: Path | None, adapt_from: Literal["base", "policy"]) -> RolloutSettings:
-    """The settings under a policy, if there is one."""
+def fitting(rollouts: Sequence[Rollout], entries: Sequence[Entry], schema: Schema) -> list[Rollout]:
+    """Those of earlier runs' roll-outs that can be imitated: of these tasks, with self-edits that have a text."""
+    tasks = {task.id for task, _ in entries}
+
+    def can_be_said(edit: SelfEdit | None) -> bool:
+        try:
+            return edit is None or schema.parse(schema.canonical(edit)) == edit
+        except (ValueError, InvalidSelfEdit):
+            return False
+
+    return [each for each in rollouts if each.task in tasks and can_be_said(each.self_edit)]
+
+
+def with_policy(author: Author, policy: Path | None, adapt_from: Literal["base", "policy"]) -> Author:
+    """The author under a policy, if there is one."""
     if policy is None:
-        return settings
-    return replace(settings, policy=str(policy), adapt_from=str(policy) if adapt_from == "policy" else None)
+        return author
+    return replace(author, policy=str(policy), adapt_from=str(policy) if adapt_from == "policy" else None)
 
 
-def chosen(rows: Iterable[RolloutRow], how: RestemSettings, seed: int) -> list[RolloutRow]:
+def to_imitate(rollouts: Iterable[Rollout], how: RestemSettings, seed: int) -> list[Rollout]:
     """The roll-outs whose self-edits are to be imitated: rewarded, no two equal for a task, at most `per_task` of each.
 
     Where there are too many of a task, chance decides. They come in order of task, then of their keys. With `contrast`
@@ -202,113 +140,102 @@ def chosen(rows: Iterable[RolloutRow], how: RestemSettings, seed: int) -> list[R
     anything else, so to imitate it only pulls the policy back to where it was (as DAPO leaves such groups out, arXiv
     2503.14476, section 3.2).
     """
-    by_task: dict[str, list[RolloutRow]] = {}
-    for row in rows:
-        by_task.setdefault(row.task, []).append(row)
-    kept: list[RolloutRow] = []
+    by_task: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        by_task.setdefault(rollout.task, []).append(rollout)
+    kept: list[Rollout] = []
     for task, made in sorted(by_task.items()):
         best = rewarded(made, how)
-        if how.contrast and len(best) == sum(map(_ran, made)):
+        if how.contrast and len(best) == sum(each.ran for each in made):
             continue
-        distinct: dict[str | None, RolloutRow] = {}
-        for row in sorted(best, key=_key):
-            distinct.setdefault(row.self_edit, row)
-        lessons = list(distinct.values())
-        if how.per_task is not None and len(lessons) > how.per_task:
+        distinct: dict[SelfEdit | None, Rollout] = {}
+        for rollout in sorted(best, key=lambda each: each.key):
+            distinct.setdefault(rollout.self_edit, rollout)
+        chosen = list(distinct.values())
+        if how.per_task is not None and len(chosen) > how.per_task:
             rng = random.Random(derived_seed(seed, task, "imitate"))
-            lessons = sorted(rng.sample(lessons, how.per_task), key=_key)
-        kept += lessons
+            chosen = sorted(rng.sample(chosen, how.per_task), key=lambda each: each.key)
+        kept += chosen
     return kept
 
 
-def rewarded(rows: Sequence[RolloutRow], how: RestemSettings) -> list[RolloutRow]:
+def rewarded(rollouts: Sequence[Rollout], how: RestemSettings) -> list[Rollout]:
     """The roll-outs of one task that earned their reward.
 
-    By the solution: those that solved it; where gain is what counts, tasks without room for it were left out before. By
-    the left-out demonstrations: the best of each round, where it beats the round's median by more than `margin`.
+    By the solution: those that solved it; where gain is what counts, tasks that are solved in context were left out
+    before. By left-out demonstrations: the best of each round, where it beats the round's median by more than `margin`.
     """
-    ran = list(filter(_ran, rows))
+    ran = [each for each in rollouts if each.ran]
     if how.labelled:
-        return [row for row in ran if row.reward == 1]
+        return [each for each in ran if each.reward == 1]
+    rounds: dict[tuple[str, int], list[Rollout]] = {}
+    for rollout in ran:
+        rounds.setdefault((rollout.run, rollout.round), []).append(rollout)
     best = []
-    for group in _by_round(ran).values():
-        scores = [row.held_out for row in group if row.held_out is not None]
-        first = max(group, key=lambda row: (-float("inf") if row.held_out is None else row.held_out, -row.sample))
-        if scores and first.held_out is not None and first.held_out > median(scores) + how.margin:
+    for group in rounds.values():
+        scores = [each.held_out for each in group if each.held_out is not None]
+        first = max(group, key=lambda each: (-float("inf") if each.held_out is None else each.held_out, -each.sample))
+        if first.held_out is not None and first.held_out > median(scores) + how.margin:
             best.append(first)
     return best
 
 
-def _with_room(
-    run: str,
-    entries: Sequence[Entry],
-    executor: Executor,
-    settings: RolloutSettings,
-    ledger: Ledger,
-    watch: Watch,
-) -> list[Entry]:
+def round_text(number: int, rollouts: Sequence[Rollout]) -> str:
+    """What a round came to, in one line."""
+    count, tasks = len(rollouts), {each.task for each in rollouts}
+    parts = [f"{count} self-edits"]
+    if any(each.reward is not None for each in rollouts):
+        parts = [f"{sum(each.reward == 1 for each in rollouts)}/{count} solved"]
+        parts.append(f"{len({each.task for each in rollouts if each.reward == 1})}/{len(tasks)} tasks by any")
+    parts.append(f"{sum(each.self_edit is not None for each in rollouts)}/{count} valid")
+    parts.append(f"{sum(each.status is Status.OK for each in rollouts)}/{count} ran")
+    parts.append(f"{len({(each.task, each.self_edit) for each in rollouts if each.self_edit})} distinct")
+    examined = [each.held_out for each in rollouts if each.held_out is not None]
+    parts += [f"held-out log-probability {fmean(examined):.3f}"] if examined else []
+    return f"Round {number + 1}: {', '.join(parts)}"
+
+
+def policy_text(policy: Policy) -> str:
+    """What an M-step came to, in one line."""
+    losses = f"loss {policy.losses[0]:.3f} to {policy.losses[-1]:.3f}" if policy.losses else "no update"
+    return f"  policy {policy.folder}: {len(policy.rollouts)} self-edits, {losses}, {policy.seconds:.0f} s"
+
+
+def _not_solved_in_context(entries: Sequence[Entry], runner: Runner, ledger: Ledger) -> list[Entry]:
     """The tasks that are not solved without training: on the others a self-edit has nothing to gain."""
-    own = f"{run} in context"
+    own = f"{RUN} in context"
     ledger.begin(own, {})  # another configuration is refused for the run that it belongs to
-    watch.title("In context, without training")
-    asking = replace(settings, author="none", policy=None)
-    rows = collect(Collection(own, 0, 1), entries, executor, asking, ledger, watch)
-    solved = {row.task for row in rows if row.reward == 1}
-    watch.title(f"{len(solved)} of {len(entries)} tasks are solved without training and left out")
+    runner.view.note("In context, without training")
+    asking = runner.by(Author("none", runner.author.seed, adapt_from=runner.author.adapt_from))
+    solved = {each.task for each in collect(Collection(own, 0, 1), entries, asking, ledger) if each.reward == 1}
+    runner.view.note(f"{len(solved)} of {len(entries)} tasks are solved without training and left out")
     return [entry for entry in entries if entry[0].id not in solved]
 
 
-def _is_of_form(self_edit: str | None, schema: Schema) -> bool:
-    """Whether a self-edit, if there is one, can be said under a schema."""
-    try:
-        return self_edit is None or schema.canonical(schema.parse(self_edit)) == self_edit
-    except InvalidSelfEdit:
-        return False
-
-
-def _of_round(settings: RolloutSettings, number: int) -> RolloutSettings:
-    """Every round draws anew: without a policy of its own it would else repeat the one before it."""
-    return replace(settings, seed=derived_seed(settings.seed, "round", number)) if number else settings
-
-
-def _ran(row: RolloutRow) -> bool:
-    return row.status is Status.OK and row.self_edit is not None
-
-
 def _imitate(
-    run: str,
-    number: int,
-    rows: Sequence[RolloutRow],
-    tasks: Mapping[str, Task],
-    finetuner: Executor,
-    settings: RolloutSettings,
-    how: RestemSettings,
-    folder: Path,
-    watch: Watch,
-) -> PolicyRow:
+    number: int, keys: Sequence[Key], edits: Sequence[RewardedEdit], runner: Runner, how: RestemSettings, folder: Path
+) -> Policy:
     """The M-step."""
-    name = f"round-{number + 1}"
+    name, schema = f"round-{number + 1}", runner.settings.edit_schema
     job = FinetuneJob(
-        lessons=tuple(Lesson(tasks[row.task], row.self_edit) for row in rows if row.self_edit is not None),
-        menu=settings.schema.menu(),
-        example=settings.example,
-        schema=settings.schema.json_schema(),
+        tuple(edits),
+        menu=schema.menu(),
+        example=runner.settings.edit_example,
+        schema=schema.json_schema(),
         settings=how.finetune,
-        seed=derived_seed(settings.seed, run, "imitate", number),
+        seed=derived_seed(runner.author.seed, RUN, "imitate", number),
         folder=str(folder / name),
     )
-    outcome = finetuner.run(job, watch.finetuning)
+    outcome = runner.executor.run(job, lambda progress: runner.view.progress(0, progress), how.finetune.timeout_s)
     if outcome.result is None:
-        raise Diverged(f"fine-tuning the policy in round {number + 1} failed: {outcome.status}, {outcome.message}")
-    return PolicyRow(run, number, name, tuple(map(_key, rows)), outcome.result.losses, outcome.seconds, utc_now())
-
-
-def _by_round(rows: Sequence[RolloutRow]) -> dict[tuple[str, int], list[RolloutRow]]:
-    groups: dict[tuple[str, int], list[RolloutRow]] = {}
-    for row in rows:
-        groups.setdefault((row.run, row.round), []).append(row)
-    return groups
-
-
-def _key(row: RolloutRow) -> Key:
-    return row.run, row.round, row.task, row.sample
+        why = f"{outcome.status}, {outcome.message}"
+        raise FinetuningFailed(f"fine-tuning the policy in round {number + 1} failed: {why}")
+    return Policy(
+        run=RUN,
+        round=number,
+        folder=name,
+        rollouts=tuple(keys),
+        losses=outcome.result.losses,
+        seconds=outcome.seconds,
+        finished_at=utc_now(),
+    )

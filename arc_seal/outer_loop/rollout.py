@@ -1,256 +1,363 @@
-"""Which code and which weights a result was made by, and when."""
+"""One roll-out: a self-edit is proposed, tried in the sandbox and rewarded; one record from proposal to table."""
 
 import os
 import platform
 import random
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from threading import Event
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from arc_seal import __version__
 from arc_seal.arc.grid import Grid
-from arc_seal.arc.task import Solution, Task, binary_reward
+from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
 from arc_seal.errors import InputError, InvalidSelfEdit, Status
+from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import (
     AdaptJob,
     Attempt,
     DecodeSettings,
     Examination,
     ExamineJob,
+    Job,
     Progress,
+    R,
     Result,
     TrainingSettings,
     WriteJob,
 )
-from arc_seal.models.prompt import Sampling
+from arc_seal.models.prompt import Completion, Sampling
 from arc_seal.models.weights import fingerprint
 from arc_seal.sandbox.worker import Executor, Outcome
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.random_edit import draw_edit
-from arc_seal.self_edit.schema import Schema
+from arc_seal.self_edit.schema import Schema, make_schema
+from arc_seal.self_edit.toolbox import Toolbox
+from arc_seal.settings import Settings
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-
-_TIMEOUT_S = 10.0
-
-
-def git_commit(package: Path = _PACKAGE) -> str | None:
-    """The commit of the checkout that arc-seal runs from, with `+changes` when its tracked files differ from it.
-
-    Args:
-        package: The package's folder; a checkout has it at its top.
-
-    Returns:
-        None when arc-seal is installed, or git is missing or has nothing to say.
-    """
-    checkout = package.parent
-    if not (checkout / ".git").exists():  # an environment's packages often lie somewhere in another project's checkout
-        return None
-    command = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", "describe"]
-    command += ["--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            command,
-            env={**clean, "GIT_OPTIONAL_LOCKS": "0"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def model_settings(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's settings as they are recorded: with what tells its weights from others at the same place."""
-    location = model.get("location")
-    return {**model, "weights": fingerprint(location)} if isinstance(location, str) else dict(model)
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-# Roll-outs: a self-edit is proposed, tried in the sandbox, and rewarded.
 
 LIBRARIES = ("torch", "transformers", "peft", "numpy", "llguidance")
 """Libraries whose versions can change a result."""
 
+Key = tuple[str, int, str, int]
+"""A roll-out's key: run, round, task, sample."""
 
-@dataclass(frozen=True)
-class RolloutSettings:
-    """How self-edits are proposed and tried; documented in conf/solve.yaml and conf/self_edit/.
 
-    Attributes:
-        author: Who writes the self-edits: the model (`policy`), chance (`random`), the user (`hand`), or nobody
-            (`none`), and the model predicts in context.
-        by_hand: The user's, as JSON.
-        policy: Folder of the adapter that the model writes with; None writes with the model as it is.
-        adapt_from: Folder of the adapter that the inner loop begins from; None begins from the model as it is.
-        folds: Demonstrations left out in an examination, at most.
-    """
+class SelfEditSettings(Settings):
+    """conf/self_edit/; each setting is described in default.yaml there. The bounds are checked by `make_schema`."""
 
-    model: str
-    seed: int
-    author: Literal["policy", "random", "hand", "none"]
-    by_hand: str | None
-    schema: Schema
+    by_hand: str | None = Field(alias="json")
     example: str
-    temperature: float
-    max_tokens: int
-    max_resamples: int
-    training: TrainingSettings
-    decode: DecodeSettings
+    candidates: tuple[str, ...]
+    bounds: dict[str, Any]
+
+
+class RolloutSettings(Settings):
+    """How self-edits are written and tried: conf/rollouts/ and the groups, each described there.
+
+    `model` and `executor` are checked by what is made of them.
+    """
+
+    temperature: float = Field(ge=0)
+    max_tokens: int = Field(ge=1)
+    max_resamples: int = Field(ge=0)
+    max_training_tokens: int = Field(ge=1)
     toolbox: tuple[str, ...]
-    max_training_tokens: int
-    policy: str | None = None
+    folds: int = Field(ge=1)
+    model: dict[str, Any]
+    executor: dict[str, Any]
+    ttt: TrainingSettings
+    decode: DecodeSettings
+    self_edit: SelfEditSettings
+
+    @property
+    def toolbox_folders(self) -> tuple[str, ...]:
+        """arc-seal's own toolbox, then the folders named in the configuration."""
+        return (str(tools_dir()), *(str(Path(folder).expanduser().absolute()) for folder in self.toolbox))
+
+    @property
+    def model_name(self) -> str:
+        """What results call the model."""
+        return str(self.model.get("name") or self.model["_target_"])
+
+    @cached_property
+    def edit_schema(self) -> Schema:
+        """What a self-edit may say.
+
+        Raises:
+            InputError: On a tool or a bound that makes no sense.
+        """
+        return make_schema(self.self_edit.bounds, Toolbox.load(self.toolbox_folders))
+
+    @cached_property
+    def edit_example(self) -> str:
+        """The example self-edit in the form that the model is to write.
+
+        Raises:
+            InputError: When it is not valid.
+        """
+        return self.edit_schema.canonical(self.given(self.self_edit.example, "self_edit.example"))
+
+    def check(self, *, policy_writes: bool = False) -> None:
+        """Find what is wrong with the tools, the bounds and the example before anything is loaded or made.
+
+        Raises:
+            InputError: On the first fault, such as a self-edit by hand where the policy is to write its own.
+        """
+        if policy_writes and self.self_edit.by_hand is not None:
+            raise InputError("self_edit.json", "", "null, for the policy writes its own", "a self-edit given by hand")
+        self.edit_schema, self.edit_example  # noqa: B018
+
+    def given(self, text: str, setting: str) -> SelfEdit:
+        """A self-edit that a setting gives as JSON.
+
+        Raises:
+            InputError: When it is not valid.
+        """
+        try:
+            return self.edit_schema.parse(text)
+        except InvalidSelfEdit as error:
+            raise InputError(setting, "", "a valid self-edit", str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who writes self-edits, and which weights they are tried on."""
+
+    # The model (`policy`), chance (`random`), the user (`hand`), or nobody (`none`): the model then predicts in
+    # context.
+    kind: Literal["policy", "random", "hand", "none"]
+    seed: int  # everything that is drawn depends on it
+    by_hand: SelfEdit | None = None  # the user's self-edit
+    policy: str | None = None  # folder of the adapter that the model writes with; None writes with the model as it is
+    # Folder of the adapter that the inner loop begins from; None begins from the model as it is.
     adapt_from: str | None = None
-    folds: int = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A self-edit before it is tried.
+class Rollout(BaseModel):
+    """One self-edit and what came of it, from its proposal on; `finished_at` is None until it has been tried."""
 
-    Attributes:
-        completion: What the model wrote; None when it wrote nothing.
-        self_edit: The parsed self-edit; None when there is none.
-        status: `OK`, or why there is nothing to try.
-        message: One line on a failure, else empty.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    completion: str | None
-    self_edit: SelfEdit | None
-    status: Status = Status.OK
-    message: str = ""
+    run: str  # name of the run; empty for `solve`
+    round: int = Field(ge=0)  # round of the run, from 0
+    task: str  # id of the task
+    sample: int = Field(ge=0)  # which of the task's samples in this round it is
+    seed: int  # seed of its inner loop
+    completion: str | None = None  # what the model wrote; None when the self-edit was given, drawn, or there is none
+    self_edit: SelfEdit | None = None  # the parsed self-edit; None when it was invalid or nothing is trained
+    status: Status = Status.OK  # `OK`, or why there is nothing to try, or how trying it failed
+    message: str = ""  # one line on a failure, else empty
+    writing_s: float = 0.0  # wall seconds that writing it took
+    # What left-out demonstrations said of it; None where there was no examination, or it failed.
+    examination: Examination | None = None
+    result: Result | None = None  # what the inner loop made; None on a failure or before it
+    # 1 when every test output is right in either attempt, else 0; None without a solution.
+    reward: Literal[0, 1] | None = None
+    # Share of the test outputs that an attempt gets right; None without a solution.
+    score: float | None = Field(default=None, ge=0, le=1)
+    model: str  # name of the model
+    versions: dict[str, str]  # versions of what can change a result
+    git_commit: str | None  # see `git_commit`
+    finished_at: str | None = None  # when it ended, ISO 8601 in UTC
+
+    @property
+    def key(self) -> Key:
+        """What tells it from other roll-outs."""
+        return self.run, self.round, self.task, self.sample
+
+    @property
+    def attempts(self) -> tuple[tuple[Attempt, ...], ...]:
+        """For each query, at most two answers; none on a failure."""
+        return self.result.attempts if self.result else ()
+
+    @property
+    def held_out(self) -> float | None:
+        """Mean log-probability of left-out demonstrations' outputs, in nats a symbol; None without an examination."""
+        return self.examination.log_probability if self.examination else None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall seconds by stage."""
+        asked = {"examine": sum(self.examination.seconds.values())} if self.examination else {}
+        return (
+            ({"write": self.writing_s} if self.writing_s else {}) | asked | (self.result.seconds if self.result else {})
+        )
+
+    @property
+    def ran(self) -> bool:
+        """Whether there was a self-edit and its job ended well."""
+        return self.status is Status.OK and self.self_edit is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """One self-edit and what came of it.
+class View(Protocol):
+    """Who is shown what happens; called from several threads."""
 
-    Attributes:
-        sample: Which of the task's samples it is.
-        seed: Seed of its inner loop.
-        completion: What the model wrote; None when the self-edit was given, drawn, or there is none.
-        self_edit: The parsed self-edit; None when it was invalid or nothing is trained.
-        status: How the job ended.
-        message: One line on a failure, else empty.
-        result: What the inner loop made; None on a failure.
-        reward: 1 when every test output is right in either attempt, else 0; None without a solution.
-        held_out: What an examination on the demonstrations said; None where there was none.
-    """
+    def note(self, text: str) -> None:
+        """A line that stays: what comes next, or what came of something."""
 
-    sample: int
-    seed: int
-    completion: str | None
-    self_edit: SelfEdit | None
-    status: Status
-    message: str
-    result: Result | None
-    reward: int | None
-    held_out: Examination | None = None
+    def stage(self, name: str, done: int, total: int) -> None:
+        """A stage of many items begins, so many of which are there from before."""
 
-
-class Watch(Protocol):
-    """Who wants to see what happens."""
-
-    def proposed(self, sample: int, completion: str, self_edit: SelfEdit | None) -> None:
-        """A self-edit is there: as it was written, and parsed unless it is invalid."""
-        ...
+    def advance(self, *, solved: int = 0, failed: int = 0) -> None:
+        """One more item of the stage is done."""
 
     def progress(self, sample: int, progress: Progress) -> None:
-        """A job is this far."""
-        ...
+        """One job is this far."""
 
-    def finished(self, sample: int, status: Status, message: str) -> None:
+    def proposed(self, rollout: Rollout) -> None:
+        """A self-edit is there."""
+
+    def finished(self, rollout: Rollout) -> None:
         """A roll-out has ended."""
-        ...
 
 
-def propose(
-    task: Task, samples: int, executor: Executor, settings: RolloutSettings, watch: Watch
-) -> tuple[tuple[Proposal, ...], float]:
-    """The self-edits to try on a task, and the seconds that the model took to write them.
+@dataclass(frozen=True)
+class Runner:
+    """Makes roll-outs."""
 
-    An invalid one is written anew up to `max_resamples` times; then that is its outcome.
+    executor: Executor  # where jobs run
+    settings: RolloutSettings  # how self-edits are written and tried
+    author: Author  # who writes them
+    view: View  # told what happens
 
-    Raises:
-        InputError: When a self-edit that was given by hand is invalid.
+    def by(self, author: Author) -> "Runner":
+        """The same for another author."""
+        return replace(self, author=author)
+
+    def propose(self, task: Task, samples: int, run: str = "", round: int = 0) -> list[Rollout]:
+        """The self-edits to try on a task.
+
+        An invalid one is written anew up to `max_resamples` times; then that is its outcome.
+        """
+        provenance = {"model": self.settings.model_name, **_provenance()}
+        proposed = []
+        for sample in range(samples):
+            seed = derived_seed(self.author.seed, task.id, "adapt", sample)
+            edit = self.author.by_hand
+            if self.author.kind == "random":
+                rng = random.Random(derived_seed(self.author.seed, task.id, "draw", sample))
+                edit = draw_edit(self.settings.edit_schema, rng)
+            key = {"run": run, "round": round, "task": task.id, "sample": sample}
+            proposed.append(Rollout.model_validate({**key, "seed": seed, "self_edit": edit, **provenance}))
+        if self.author.kind == "policy":
+            proposed = self._written(task, proposed)
+        # One self-edit by hand is the same for all, and without any there is nothing to show.
+        shown = {"none": 0, "hand": 1}.get(self.author.kind)
+        for rollout in proposed[:shown]:
+            text = rollout.self_edit and self.settings.edit_schema.canonical(rollout.self_edit)
+            self.view.proposed(rollout.model_copy(update={"completion": rollout.completion or text}))
+        return proposed
+
+    def roll_out(self, rollout: Rollout, task: Task, solution: Solution | None) -> Rollout:
+        """Try a proposed self-edit in the sandbox; the solution is only compared with finished attempts."""
+        found: dict[str, Any] = {}
+        answers = None
+        if rollout.status is Status.OK:
+            outcome = self._run(self._adapt_job(rollout, task), rollout.sample)
+            found = {"status": outcome.status, "message": outcome.message, "result": outcome.result}
+            answers = None if outcome.result is None else grids(outcome.result.attempts)
+        if solution is not None:
+            found["reward"] = 0 if answers is None else binary_reward(answers, solution)
+            found["score"] = 0.0 if answers is None else mean_score(answers, solution)
+        return self.finish(rollout.model_copy(update=found))
+
+    def examine(self, rollout: Rollout, task: Task) -> Rollout:
+        """Ask the demonstrations themselves how good a proposed self-edit is; a failure becomes its status.
+
+        All self-edits of one task are asked the same: which demonstrations are left out does not depend on the sample.
+        """
+        if rollout.status is not Status.OK:
+            return rollout
+        rng = random.Random(derived_seed(self.author.seed, task.id, "leave out"))
+        left_out = rng.sample(range(len(task.demos)), min(self.settings.folds, len(task.demos)))
+        outcome = self._run(ExamineJob(self._adapt_job(rollout, task), tuple(left_out)), rollout.sample)
+        found = {"status": outcome.status, "message": outcome.message, "examination": outcome.result}
+        return rollout.model_copy(update=found)
+
+    def finish(self, rollout: Rollout) -> Rollout:
+        """The roll-out as ended now."""
+        ended = rollout.model_copy(update={"finished_at": utc_now()})
+        self.view.finished(ended)
+        return ended
+
+    def _run(self, job: Job[R], sample: int) -> Outcome[R]:
+        return self.executor.run(job, lambda progress: self.view.progress(sample, progress))
+
+    def _adapt_job(self, rollout: Rollout, task: Task) -> AdaptJob:
+        return AdaptJob(
+            task=task,
+            self_edit=rollout.self_edit,
+            toolbox=self.settings.toolbox_folders,
+            seed=rollout.seed,
+            training=self.settings.ttt,
+            decode=self.settings.decode,
+            max_training_tokens=self.settings.max_training_tokens,
+            adapt_from=self.author.adapt_from,
+        )
+
+    def _written(self, task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """Have the model write all of them at once, and those that are not valid anew; the time is shared equally."""
+        settings, schema, seconds = self.settings, self.settings.edit_schema, 0.0
+        found, wanted = list(rollouts), list(rollouts)
+        for again in range(settings.max_resamples + 1):
+            if not wanted:
+                break
+            seed = derived_seed(self.author.seed, task.id, "write", again)
+            sampling = Sampling(len(wanted), settings.temperature, seed, settings.max_tokens)
+            job = WriteJob(
+                task, schema.menu(), settings.edit_example, schema.json_schema(), sampling, self.author.policy
+            )
+            outcome = self._run(job, wanted[0].sample)
+            seconds += outcome.seconds
+            for number, rollout in enumerate(wanted):
+                made: dict[str, Any] = {"status": outcome.status, "message": outcome.message}
+                if outcome.result is not None:
+                    made = _parsed(outcome.result[number], schema)
+                found[rollout.sample] = rollout.model_copy(update=made)
+            wanted = [rollout for rollout in found if rollout.status is Status.INVALID_SELF_EDIT]
+        return [rollout.model_copy(update={"writing_s": seconds / len(found)}) for rollout in found]
+
+
+def concurrently(executor: Executor, work: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
+    """Do `work` on every item, as many at a time as the executor has workers; yields what comes of it as it comes.
+
+    Without items no model is loaded. What a call raises is raised here, after the calls under way have ended; no other
+    is begun. On an interrupt the executor's workers are ended first, so that nothing is waited for.
     """
-    match settings.author:
-        case "none":
-            return (Proposal(None, None),) * samples, 0.0
-        case "hand":
-            made = [_by_hand(settings.by_hand or "", settings.schema)] * samples
-        case "random":
-            made = [_drawn(task, sample, settings) for sample in range(samples)]
-        case "policy":
-            return _written(task, samples, executor, settings, watch)
-    for sample, edit in enumerate(made if settings.author == "random" else made[:1]):
-        watch.proposed(sample, settings.schema.canonical(edit), edit)
-    return tuple(Proposal(None, edit) for edit in made), 0.0
+    failed = Event()
 
+    def once(item: T) -> list[U]:
+        """What comes of an item, or nothing after a failure."""
+        try:
+            return [] if failed.is_set() else [work(item)]
+        except BaseException:
+            failed.set()
+            raise
 
-def roll_out(
-    sample: int,
-    proposal: Proposal,
-    task: Task,
-    solution: Solution | None,
-    executor: Executor,
-    settings: RolloutSettings,
-    watch: Watch,
-) -> Rollout:
-    """Try one self-edit in the sandbox; the solution is only compared with finished attempts."""
-    seed = derived_seed(settings.seed, task.id, "adapt", sample)
-    status, message, result = proposal.status, proposal.message, None
-    if status is Status.OK:
-        job = adapt_job(task, proposal.self_edit, seed, settings)
-        outcome = executor.run(job, lambda progress: watch.progress(sample, progress))
-        status, message, result = outcome.status, outcome.message, outcome.result
-    watch.finished(sample, status, message)
-    reward = None if solution is None else 0
-    if result is not None and solution is not None:
-        reward = binary_reward(grids(result.attempts), solution)
-    return Rollout(sample, seed, proposal.completion, proposal.self_edit, status, message, result, reward)
-
-
-def examine(
-    sample: int, proposal: Proposal, task: Task, executor: Executor, settings: RolloutSettings, watch: Watch
-) -> Outcome[Examination]:
-    """Ask the demonstrations themselves how good a self-edit is.
-
-    All self-edits of one task are asked the same: which demonstrations are left out does not depend on the sample.
-    """
-    if proposal.status is not Status.OK:
-        return Outcome(proposal.status, None, proposal.message, 0.0)
-    rng = random.Random(derived_seed(settings.seed, task.id, "leave out"))
-    left_out = rng.sample(range(len(task.demos)), min(settings.folds, len(task.demos)))
-    seed = derived_seed(settings.seed, task.id, "examine", sample)
-    job = ExamineJob(adapt_job(task, proposal.self_edit, seed, settings), tuple(left_out))
-    return executor.run(job, lambda progress: watch.progress(sample, progress))
-
-
-def adapt_job(task: Task, self_edit: SelfEdit | None, seed: int, settings: RolloutSettings) -> AdaptJob:
-    """The inner loop of one self-edit."""
-    return AdaptJob(
-        task=task,
-        self_edit=self_edit,
-        toolbox=settings.toolbox,
-        seed=seed,
-        training=settings.training,
-        decode=settings.decode,
-        max_training_tokens=settings.max_training_tokens,
-        adapt_from=settings.adapt_from,
-    )
+    if items:
+        executor.start()
+    with ThreadPoolExecutor(executor.workers, thread_name_prefix="roll-out") as threads:
+        try:
+            for future in as_completed([threads.submit(once, item) for item in items]):
+                yield from future.result()
+        except BaseException as error:
+            threads.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):
+                executor.close()
+            raise
 
 
 def derived_seed(seed: int, *path: object) -> int:
@@ -274,61 +381,50 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _by_hand(text: str, schema: Schema) -> SelfEdit:
+def git_commit(package: Path = _PACKAGE) -> str | None:
+    """The commit of the checkout that the package is at the top of, `+changes` behind it when tracked files differ.
+
+    Returns:
+        None when arc-seal is installed, or git is missing or has nothing to say.
+    """
+    checkout = package.parent
+    if not (checkout / ".git").exists():  # an environment's packages often lie somewhere in another project's checkout
+        return None
+    command = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", "describe"]
+    command += ["--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
     try:
-        return schema.parse(text)
-    except InvalidSelfEdit as error:
-        raise InputError("self_edit.json", "", "a valid self-edit", str(error)) from None
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
 
 
-def _drawn(task: Task, sample: int, settings: RolloutSettings) -> SelfEdit:
-    return draw_edit(settings.schema, random.Random(derived_seed(settings.seed, task.id, "draw", sample)))
+def utc_now() -> str:
+    """The time as ISO 8601 in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _written(
-    task: Task, samples: int, executor: Executor, settings: RolloutSettings, watch: Watch
-) -> tuple[tuple[Proposal, ...], float]:
-    """Have the model write, and those that are not valid anew."""
-    proposals, seconds = _write(range(samples), 0, task, executor, settings, watch)
-    for attempt in range(1, settings.max_resamples + 1):
-        invalid = [sample for sample, each in proposals.items() if each.status is Status.INVALID_SELF_EDIT]
-        if invalid:
-            again, spent = _write(invalid, attempt, task, executor, settings, watch)
-            proposals, seconds = proposals | again, seconds + spent
-    for sample, proposal in sorted(proposals.items()):
-        watch.proposed(sample, proposal.completion or "", proposal.self_edit)
-    return tuple(proposals[sample] for sample in range(samples)), seconds
+def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's settings as they are recorded: with what tells its weights from others at the same place."""
+    location = model.get("location")
+    return {**model, "weights": fingerprint(location)} if isinstance(location, str) else dict(model)
 
 
-def _write(
-    samples: Sequence[int], attempt: int, task: Task, executor: Executor, settings: RolloutSettings, watch: Watch
-) -> tuple[dict[int, Proposal], float]:
-    """Have the model write one self-edit for each sample, all at once."""
-    job = WriteJob(
-        task=task,
-        menu=settings.schema.menu(),
-        example=settings.example,
-        schema=settings.schema.json_schema(),
-        sampling=Sampling(
-            count=len(samples),
-            temperature=settings.temperature,
-            seed=derived_seed(settings.seed, task.id, "write", attempt),
-            max_tokens=settings.max_tokens,
-        ),
-        policy=settings.policy,
-    )
-    outcome = executor.run(job, lambda progress: watch.progress(samples[0], progress))
-    if outcome.result is None:
-        return dict.fromkeys(samples, Proposal(None, None, outcome.status, outcome.message)), outcome.seconds
-    written = zip(samples, outcome.result, strict=True)
-    found = {sample: _parsed(each.text, each.finished, settings.schema) for sample, each in written}
-    return found, outcome.seconds
+@cache  # it does not change while a process lives
+def _provenance() -> dict[str, Any]:
+    return {"versions": versions(), "git_commit": git_commit()}
 
 
-def _parsed(text: str, finished: bool, schema: Schema) -> Proposal:
-    if not finished:
-        return Proposal(text, None, Status.INVALID_SELF_EDIT, "the self-edit was cut off at max_tokens")
+def _parsed(completion: Completion, schema: Schema) -> dict[str, Any]:
+    """What a completion makes of a roll-out."""
+    made: dict[str, Any] = {"completion": completion.text, "status": Status.OK, "message": ""}
+    if not completion.finished:
+        return {**made, "status": Status.INVALID_SELF_EDIT, "message": "the self-edit was cut off at max_tokens"}
     try:
-        return Proposal(text, schema.parse(text))
+        return {**made, "self_edit": schema.parse(completion.text)}
     except InvalidSelfEdit as error:
-        return Proposal(text, None, error.status, str(error))
+        return {**made, "status": error.status, "message": str(error)}

@@ -1,274 +1,189 @@
-"""Choosing among self-edits without a solution: the demonstrations hold their own examination."""
+"""One task from self-edits to attempts: what `python -m arc_seal.solve` does."""
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
-from arc_seal.errors import Status
-from arc_seal.inner_loop.job import Attempt, Examination, Progress
-from arc_seal.inner_loop.vote import vote
-from arc_seal.outer_loop.rollout import (
-    Proposal,
-    Rollout,
-    RolloutSettings,
-    Watch,
-    examine,
-    grids,
-    propose,
-    roll_out,
-    versions,
-)
-from arc_seal.sandbox.worker import Executor, Outcome
+from arc_seal.errors import InputError, Status
+from arc_seal.inner_loop.job import Attempt, Progress, vote
+from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, View, concurrently, grids, versions
+from arc_seal.sandbox.worker import Executor
 
 
-@dataclass(frozen=True, slots=True)
-class SelectSettings:
-    """How to choose; documented in conf/solve.yaml.
+class SolveSettings(RolloutSettings):
+    """How to solve a task: conf/solve.yaml; each setting is described there."""
 
-    Attributes:
-        margin: Self-edits whose mean held-out log-probability is at most this far below the best are tried too, in
-            nats a symbol.
-        deadline_s: Wall seconds that a task may take, examinations and roll-outs together; None for no limit. The
-            best self-edit is always tried.
-    """
+    seed: int = Field(ge=0, lt=2**63)
+    samples: int = Field(ge=1)
+    select: Literal["all", "held_out"]
+    margin: float = Field(ge=0)
+    deadline_s: float | None = Field(gt=0)
+    policy: str | None = Field(min_length=1)
+    train: bool
 
-    margin: float = 0.02
-    deadline_s: float | None = None
+    @property
+    def author(self) -> Author:
+        """Who writes the self-edits.
 
-
-def roll_out_best(
-    proposals: Sequence[Proposal],
-    task: Task,
-    solution: Solution | None,
-    executor: Executor,
-    settings: RolloutSettings,
-    select: SelectSettings,
-    watch: Watch,
-    start: float,
-    clock: Callable[[], float] = time.monotonic,
-) -> tuple[Rollout, ...]:
-    """Examine every self-edit, then try the best and those close to it, the best first.
-
-    Equal self-edits are examined once. One that is not tried is recorded as `NOT_CHOSEN`.
-
-    Args:
-        proposals: One for each sample.
-        task: What to solve.
-        solution: Only compared with finished attempts.
-        executor: Where the jobs run.
-        settings: How self-edits are tried.
-        select: How to choose.
-        watch: Told what happens.
-        start: When the work on the task began, on the clock.
-        clock: Seconds from any starting point.
-    """
-    time_left = _TimeLeft(start, select.deadline_s, folds=min(settings.folds, len(task.demos)), clock=clock)
-    outcomes = _examined(proposals, task, executor, settings, watch, time_left)
-    ranked = _ranked(outcomes, select.margin) or _first_open(proposals, outcomes)
-    rollouts: dict[int, Rollout] = {}
-    for sample in ranked:
-        if not rollouts or time_left.allows():
-            tried = roll_out(sample, proposals[sample], task, solution, executor, settings, watch)
-            rollouts[sample] = replace(tried, held_out=_examination(outcomes, sample))
-    for sample, proposal in enumerate(proposals):
-        if sample not in rollouts:
-            status, message = _why_not(proposal, outcomes.get(sample))
-            barred = roll_out(
-                sample, replace(proposal, status=status, message=message), task, solution, executor, settings, watch
-            )
-            rollouts[sample] = replace(barred, held_out=_examination(outcomes, sample))
-    return tuple(rollouts[sample] for sample in range(len(proposals)))
+        Raises:
+            InputError: When the self-edit by hand is not valid, or a policy is to write and a self-edit is given too.
+        """
+        by_hand = self.self_edit.by_hand
+        if self.policy is not None and by_hand is not None:
+            expected = "self_edit=default, for the policy to write its own"
+            raise InputError("policy", "", expected, "a self-edit given by hand")
+        if not self.train:
+            return Author("none", self.seed)
+        if by_hand is not None:
+            return Author("hand", self.seed, by_hand=self.given(by_hand, "self_edit.json"))
+        policy = (
+            None if self.policy is None else str(Path(self.policy).expanduser().absolute())
+        )  # for workers elsewhere
+        return Author("policy", self.seed, policy=policy)
 
 
-class _TimeLeft:
-    """Knows how long jobs take, and whether there is time for one more."""
+class Solved(BaseModel):
+    """One task under one seed."""
 
-    def __init__(self, start: float, deadline_s: float | None, folds: int, clock: Callable[[], float]) -> None:
-        self._start, self._deadline_s, self._folds, self._clock = start, deadline_s, folds, clock
-        self.longest_s = 0.0
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    def allows(self, examinations: int = 0) -> bool:
-        """Whether so many more examinations, and an inner loop after them, would probably end in time."""
-        if self._deadline_s is None:
-            return True
-        inner_loop_s = 1.5 * self.longest_s / self._folds  # it has more demonstrations than one that is examined
-        return self._clock() - self._start + examinations * self.longest_s + inner_loop_s <= self._deadline_s
-
-
-def _examined(
-    proposals: Sequence[Proposal],
-    task: Task,
-    executor: Executor,
-    settings: RolloutSettings,
-    watch: Watch,
-    time_left: _TimeLeft,
-) -> dict[int, Outcome[Examination]]:
-    """The examinations that there was time for, by sample; of equal self-edits the first stands for all."""
-    outcomes: dict[int, Outcome[Examination]] = {}
-    seen = set()
-    for sample, proposal in enumerate(proposals):
-        if proposal.status is not Status.OK or proposal.self_edit in seen:
-            continue
-        if outcomes and not time_left.allows(examinations=1):
-            break
-        seen.add(proposal.self_edit)
-        outcomes[sample] = examine(sample, proposal, task, executor, settings, watch)
-        time_left.longest_s = max(time_left.longest_s, outcomes[sample].seconds)
-    return outcomes
-
-
-def _ranked(outcomes: dict[int, Outcome[Examination]], margin: float) -> list[int]:
-    """The samples to try, the best first."""
-    scores = {sample: each.result.log_probability for sample, each in outcomes.items() if each.result is not None}
-    best = max(scores.values(), default=0.0)
-    return sorted((sample for sample in scores if scores[sample] >= best - margin), key=lambda sample: -scores[sample])
-
-
-def _first_open(proposals: Sequence[Proposal], outcomes: dict[int, Outcome[Examination]]) -> list[int]:
-    """Where no examination came to anything: the first self-edit, if there is one that was not examined.
-
-    An examination is several inner loops in one job, so one that was stopped says little about a single one.
-    """
-    valid = [sample for sample, each in enumerate(proposals) if each.status is Status.OK]
-    return sorted(valid, key=lambda sample: sample in outcomes)[:1]
-
-
-def _examination(outcomes: dict[int, Outcome[Examination]], sample: int) -> Examination | None:
-    return outcomes[sample].result if sample in outcomes else None
-
-
-def _why_not(proposal: Proposal, outcome: Outcome[Examination] | None) -> tuple[Status, str]:
-    if proposal.status is not Status.OK:
-        return proposal.status, proposal.message
-    if outcome is None:
-        return Status.NOT_CHOSEN, "not examined: equal to another, or time was up"
-    if outcome.result is None:
-        return outcome.status, outcome.message
-    return Status.NOT_CHOSEN, f"held-out log-probability {outcome.result.log_probability:.3f} a symbol"
-
-
-# One task from self-edits to attempts: what `python -m arc_seal.solve` does.
-
-
-@dataclass(frozen=True)
-class SolveSettings:
-    """How to solve; documented in conf/solve.yaml.
-
-    Attributes:
-        rollouts: How self-edits are proposed and tried.
-        samples: How many.
-        select: `all` tries every one and pools their candidates; `held_out` first asks the demonstrations which are
-            best.
-        selection: How that is done.
-    """
-
-    rollouts: RolloutSettings
-    samples: int
-    select: Literal["all", "held_out"] = "all"
-    selection: SelectSettings = field(default_factory=SelectSettings)
-
-
-@dataclass(frozen=True, slots=True)
-class Solved:
-    """One task under one seed.
-
-    Attributes:
-        task_id: The task.
-        seed: The seed that everything else is drawn from.
-        rollouts: One for each self-edit.
-        attempts: For each query at most two answers, voted by the views of all roll-outs together.
-        reward: Binary reward of the attempts; None without a solution.
-        score: Share of the test outputs that an attempt gets right; None without a solution.
-        seconds: Wall time by stage.
-        model: Name of the model.
-        versions: Versions of what can change a result.
-    """
-
-    task_id: str
-    seed: int
-    rollouts: tuple[Rollout, ...]
+    task_id: str  # the task
+    seed: int  # the seed that everything else is drawn from
+    rollouts: tuple[Rollout, ...]  # one for each self-edit
+    # For each query at most two answers, voted by the views of all roll-outs together.
     attempts: tuple[tuple[Attempt, ...], ...]
-    reward: int | None
-    score: float | None
-    seconds: dict[str, float]
-    model: str
-    versions: dict[str, str]
+    reward: Literal[0, 1] | None  # binary reward of the attempts; None without a solution
+    score: float | None  # share of the test outputs that an attempt gets right; None without a solution
+    seconds: dict[str, float]  # wall time by stage
+    model: str  # name of the model
+    versions: dict[str, str]  # versions of what can change a result
 
 
 def solve_task(
-    task: Task, solution: Solution | None, executor: Executor, settings: SolveSettings, watch: Watch
+    task: Task, solution: Solution | None, executor: Executor, settings: SolveSettings, view: View
 ) -> Solved:
     """Solve a task: self-edits, an inner loop for each that is chosen, one vote over all their candidates.
 
     The solution is only compared with finished attempts.
 
-    Args:
-        task: What to solve.
-        solution: Its test outputs, for the reward; None when they are not known.
-        executor: Where the jobs run.
-        settings: How.
-        watch: Told what happens.
-
     Raises:
-        InputError: When a self-edit that was given by hand is invalid.
+        InputError: When the settings contradict one another.
     """
-    start = time.monotonic()
-    seconds: dict[str, float] = {}
-    watch = _LoadClock(watch, seconds)
+    start, clock = time.monotonic(), _LoadClock(view)
+    runner = Runner(executor, settings, settings.author, clock)
     executor.start()
-    proposals, writing = propose(task, settings.samples, executor, settings.rollouts, watch)
-    if writing:
-        seconds["write"] = writing
+    proposed = runner.propose(task, settings.samples)
     if settings.select == "held_out":
-        rollouts = roll_out_best(
-            proposals, task, solution, executor, settings.rollouts, settings.selection, watch, start
-        )
+        rollouts = roll_out_best(proposed, task, solution, runner, settings, start)
     else:
-        rollouts = tuple(
-            roll_out(sample, proposal, task, solution, executor, settings.rollouts, watch)
-            for sample, proposal in enumerate(proposals)
-        )
-    results = [rollout.result for rollout in rollouts if rollout.result is not None]
-    _add_up(rollouts, seconds)
-    attempts = vote([each for result in results for each in result.candidates], len(task.queries))
-    total = time.monotonic() - start
-    seconds["other"] = max(0.0, total - sum(seconds.values()))
+        made = concurrently(executor, lambda rollout: runner.roll_out(rollout, task, solution), proposed)
+        rollouts = sorted(made, key=lambda rollout: rollout.sample)
+    attempts = vote([each for made in rollouts if made.result for each in made.result.candidates], len(task.queries))
+    seconds = {"load": clock.seconds} if clock.seconds else {}
+    for rollout in rollouts:
+        for stage, spent in rollout.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+    seconds["other"] = max(0.0, time.monotonic() - start - sum(seconds.values()))
     return Solved(
         task_id=task.id,
-        seed=settings.rollouts.seed,
-        rollouts=rollouts,
+        seed=settings.seed,
+        rollouts=tuple(rollouts),
         attempts=attempts,
-        reward=None if solution is None else binary_reward(grids(attempts), solution),
+        reward=None if solution is None else binary_reward(grids(attempts), solution),  # type: ignore[arg-type]
         score=None if solution is None else mean_score(grids(attempts), solution),
         seconds=seconds,
-        model=settings.rollouts.model,
+        model=settings.model_name,
         versions=versions(),
     )
 
 
-def _add_up(rollouts: tuple[Rollout, ...], seconds: dict[str, float]) -> None:
-    """Add what the roll-outs took to the seconds of each stage."""
-    for rollout in rollouts:
-        if rollout.held_out is not None:
-            seconds["examine"] = seconds.get("examine", 0.0) + sum(rollout.held_out.seconds.values())
-        if rollout.result is not None:
-            for stage, spent in rollout.result.seconds.items():
-                seconds[stage] = seconds.get(stage, 0.0) + spent
+def roll_out_best(
+    proposed: Sequence[Rollout],
+    task: Task,
+    solution: Solution | None,
+    runner: Runner,
+    settings: SolveSettings,
+    start: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[Rollout]:
+    """Examine every self-edit on left-out demonstrations, then try the best and those close to it, the best first.
+
+    Equal self-edits are examined once. One that is not tried is recorded as `NOT_CHOSEN`. With `deadline_s` nothing
+    more is begun that would probably end too late, but for one inner loop.
+    Time counts from `start` on the clock, in seconds.
+    """
+    longest_s = 0.0
+
+    def in_time(examinations: int = 0) -> bool:
+        """Whether so many more examinations, and an inner loop after them, would probably end in time."""
+        if settings.deadline_s is None:
+            return True
+        # An inner loop has more demonstrations than one that is examined.
+        inner_loop_s = 1.5 * longest_s / min(settings.folds, len(task.demos))
+        return clock() - start + examinations * longest_s + inner_loop_s <= settings.deadline_s
+
+    examined: dict[int, Rollout] = {}
+    for rollout in proposed:
+        if rollout.status is not Status.OK or any(rollout.self_edit == each.self_edit for each in examined.values()):
+            continue
+        if examined and not in_time(examinations=1):
+            break
+        begun = clock()
+        examined[rollout.sample] = runner.examine(rollout, task)
+        longest_s = max(longest_s, clock() - begun)
+    scores = {sample: each.held_out for sample, each in examined.items() if each.held_out is not None}
+    best = max(scores.values(), default=0.0)
+    ranked = sorted((sample for sample in scores if scores[sample] >= best - settings.margin), key=lambda n: -scores[n])
+    if not ranked:
+        # No examination came to anything. It is several inner loops in one job, so one that was stopped says little
+        # about a single one: the first self-edit is tried, if there is one that was not examined.
+        valid = [each.sample for each in proposed if each.status is Status.OK]
+        ranked = sorted(valid, key=lambda sample: sample in examined)[:1]
+    done: dict[int, Rollout] = {}
+    for sample in ranked:
+        if not done or in_time():
+            held_out = examined[sample].examination if sample in examined else None
+            done[sample] = runner.roll_out(
+                proposed[sample].model_copy(update={"examination": held_out}), task, solution
+            )
+    for rollout in proposed:
+        if rollout.sample not in done:
+            barred = _not_tried(rollout, examined.get(rollout.sample))
+            done[rollout.sample] = runner.roll_out(barred, task, solution)
+    return [done[rollout.sample] for rollout in proposed]
+
+
+def _not_tried(rollout: Rollout, examined: Rollout | None) -> Rollout:
+    """Say why a roll-out is not tried."""
+    if rollout.status is not Status.OK:
+        return rollout
+    if examined is None:
+        why = {"status": Status.NOT_CHOSEN, "message": "not examined: equal to another, or time was up"}
+        return rollout.model_copy(update=why)
+    if examined.held_out is None:
+        return examined
+    message = f"held-out log-probability {examined.held_out:.3f} a symbol"
+    return examined.model_copy(update={"status": Status.NOT_CHOSEN, "message": message})
 
 
 class _LoadClock:
-    """A watch that notes how long the model was waited for, and passes everything on."""
+    """A view that adds up how long the model was waited for, and passes everything on."""
 
-    def __init__(self, watch: Watch, seconds: dict[str, float]) -> None:
-        self.proposed, self.finished = watch.proposed, watch.finished
-        self._watch, self._seconds, self._begun = watch, seconds, 0.0
+    def __init__(self, view: View) -> None:
+        self.note, self.stage, self.advance = view.note, view.stage, view.advance
+        self.proposed, self.finished = view.proposed, view.finished
+        self.seconds = 0.0
+        self._view, self._begun = view, 0.0
 
     def progress(self, sample: int, progress: Progress) -> None:
+        """Note when loading begins and ends."""
         if progress.stage == "load":
             if progress.step == 0:
                 self._begun = time.monotonic()
             else:
-                self._seconds["load"] = self._seconds.get("load", 0.0) + time.monotonic() - self._begun
-        self._watch.progress(sample, progress)
+                self.seconds += time.monotonic() - self._begun
+        self._view.progress(sample, progress)

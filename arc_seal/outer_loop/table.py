@@ -7,44 +7,43 @@ that failed are marks like others, not solved, and stay in every denominator.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from arc_seal.arc.task import Solution, binary_reward
 from arc_seal.errors import Status
-from arc_seal.outer_loop.statistics import DRAWS, Interval, bootstrap_over_tasks, paired_difference, wilson
+from arc_seal.outer_loop.rollout import Rollout
+from arc_seal.outer_loop.statistics import DRAWS, bootstrap_over_tasks, paired_difference, wilson
+
+HEADINGS = ("row", "solved", "%", "Wilson", "by task", "pass@1", "score", "mean s", "max s")
+NOTE = (
+    "Solved: roll-outs with every test output right in two attempts; failed ones count as not solved. "
+    "Wilson: 95 % interval in percent, were all roll-outs independent. By task: the same by a bootstrap over tasks, "
+    "each weighing the same. Pass@1: solved by the first attempt. Score: mean share of test outputs right, in percent. "
+    "Seconds: wall time of a roll-out; of the best of several, of all of them together."
+)
+"""The headings of `cells`, and what they mean."""
 
 _DECIMALS = 6
-"""Of shares and seconds in JSON, and of a bound compared with zero: the noise of binary fractions is cut off."""
+"""Of figures in JSON, and of a bound compared with zero: the noise of binary fractions is cut off."""
+
+Table = dict[str, Any]
+"""The content of `table.json`, which `make_table` makes: shares and bounds are 0 to 1, `percent` is 0 to 100."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What one roll-out was worth.
-
-    Attributes:
-        task: The task's id.
-        sample: Which of the task's samples it is.
-        seed: The seed of the run that it belongs to.
-        solved: Whether every test output is right in either attempt.
-        score: The official score, the share of test outputs that an attempt gets right; None, which counts as 0, when
-            it failed before there were attempts.
-        pass_at_1: Whether the first attempts alone are right.
-        seconds: Wall time of all that was done for it.
-        status: How it ended; `ok`, or why it failed.
-
-    Raises:
-        ValueError: When what failed is said to be solved, or what is not solved to be right at the first attempt.
-    """
+    """What one roll-out was worth; ValueError where what failed is solved, or what is unsolved right at first."""
 
     task: str
     sample: int
-    seed: int
-    solved: bool
-    score: float | None
-    pass_at_1: bool
-    seconds: float
-    status: str
+    seed: int  # of the run that it belongs to
+    solved: bool  # whether every test output is right in either attempt
+    score: float | None  # share of the test outputs that are; None, which counts as 0, without attempts
+    pass_at_1: bool  # whether the first attempts alone are right
+    seconds: float  # wall time of all that was done for it
+    status: str  # `ok`, or how it failed
 
     def __post_init__(self) -> None:
         if (self.solved and self.status != Status.OK) or (self.pass_at_1 and not self.solved):
@@ -53,15 +52,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """A way to solve and all its roll-outs, those of all seeds together.
-
-    Attributes:
-        name: What people read.
-        marks: One for each roll-out, in any order; tasks are shown in the order in which they first come.
-
-    Raises:
-        ValueError: When a roll-out comes twice.
-    """
+    """A way to solve, and the marks of all its roll-outs, of all seeds together; ValueError where one comes twice."""
 
     name: str
     marks: tuple[Mark, ...]
@@ -71,105 +62,20 @@ class TableRow:
         if twice:
             raise ValueError(f"{self.name}: more than one mark of (task, sample, seed) {twice}")
 
-    def by_task(self) -> dict[str, list[Mark]]:
-        """The marks of each task."""
-        found: dict[str, list[Mark]] = {}
+    def solved(self) -> dict[str, list[bool]]:
+        """By task, in the order in which tasks first come, whether each of its roll-outs solved it."""
+        found: dict[str, list[bool]] = {}
         for mark in self.marks:
-            found.setdefault(mark.task, []).append(mark)
+            found.setdefault(mark.task, []).append(mark.solved)
         return found
 
-    def solved(self) -> dict[str, list[bool]]:
-        """By task whether each of its roll-outs solved it."""
-        return {task: [mark.solved for mark in marks] for task, marks in self.by_task().items()}
 
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """So many right of so many."""
-
-    correct: int
-    total: int
-
-    def __str__(self) -> str:
-        return f"{self.correct}/{self.total}"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A row of the finished table. What has no meaning without a mark is None where there is none.
-
-    Attributes:
-        name: The way to solve.
-        solved: Roll-outs that solved their task.
-        wilson: Lower and upper bound of the 95 % interval of their share, 0 to 1, were they independent.
-        over_tasks: Mean over tasks of the share solved, 0 to 1, with the interval of a bootstrap over tasks.
-        pass_at_1: Roll-outs that solved their task with the first attempts alone.
-        score: Mean official score of the roll-outs, 0 to 1.
-        seconds_mean: Wall time of a roll-out, on the average.
-        seconds_longest: Wall time of the one that took longest.
-        failures: Roll-outs that failed, by status, most frequent first.
-        tasks: Roll-outs that solved the task, by task.
-    """
-
-    name: str
-    solved: Count
-    wilson: tuple[float, float]
-    over_tasks: Interval | None
-    pass_at_1: int
-    score: float | None
-    seconds_mean: float | None
-    seconds_longest: float | None
-    failures: Mapping[str, int]
-    tasks: Mapping[str, Count]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """What one row solves more than another.
-
-    Attributes:
-        first: Name of the one row.
-        second: Name of the row that is subtracted from it.
-        interval: Difference of the shares solved, -1 to 1, paired by task, with the interval of a bootstrap over tasks.
-        tasks: How many tasks both rows have; those that one lacks are left out.
-        left_out: How many these are.
-    """
-
-    first: str
-    second: str
-    interval: Interval
-    tasks: int
-    left_out: int
-
-    def side(self) -> int:
-        """1 when the whole interval is above zero, -1 when it is below, 0 when it holds zero."""
-        low, high = _rounded(self.interval.low), _rounded(self.interval.high)
-        return (low > 0) - (high < 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """The finished table.
-
-    Attributes:
-        rows: In the order given.
-        difference: Between two of them; None when one is missing or they share no task.
-        further: More differences, those that there are.
-        run: What was run: model, data, seeds, versions and the like; JSON values.
-        seed: Seed of every bootstrap.
-        draws: How many draws it made.
-    """
-
-    rows: tuple[Measured, ...]
-    difference: Difference | None
-    further: tuple[Difference, ...]
-    run: Mapping[str, Any]
-    seed: int
-    draws: int
-
-    def tasks(self) -> list[str]:
-        """The tasks of all rows, in the order in which they first come."""
-        return list(dict.fromkeys(task for row in self.rows for task in row.tasks))
+def mark(rollout: Rollout, solution: Solution, seed: int) -> Mark:
+    """What a roll-out of the run under a seed was worth."""
+    first = [[attempt.grid for attempt in query[:1]] for query in rollout.attempts]
+    solved, at_first = rollout.reward == 1, bool(first) and binary_reward(first, solution) == 1
+    seconds = float(sum(rollout.seconds.values()))
+    return Mark(rollout.task, rollout.sample, seed, solved, rollout.score, at_first, seconds, rollout.status)
 
 
 def make_table(
@@ -177,168 +83,159 @@ def make_table(
     run: Mapping[str, Any],
     difference: tuple[str, str] | None = None,
     further: Sequence[tuple[str, str]] = (),
-    seed: int = 0,
     draws: int = DRAWS,
 ) -> Table:
-    """Measure every row.
+    """Measure every row, and the difference between some: of each pair of names the first row minus the second.
 
-    Args:
-        rows: The ways to solve, as they shall stand in the table.
-        run: What was run: model, data, seeds, versions and the like, for whoever reads the table later; JSON values.
-        difference: Names of two rows, such as the trained and the untrained policy: the first minus the second.
-        further: More such pairs.
-        seed: Seed of the bootstraps.
-        draws: Draws of the bootstraps.
-
-    Raises:
-        ValueError: When two rows have the same name.
+    What was run (model, data, seeds, versions and the like, JSON values) is kept for whoever reads the table later.
+    ValueError where two rows have the same name.
     """
-    by_name = {row.name: row for row in rows}
-    if len(by_name) < len(rows):
-        raise ValueError(f"expected rows of different names, found {[row.name for row in rows]}")
-    found = [_difference(by_name, pair, seed, draws) if pair else None for pair in (difference, *further)]
-    return Table(
-        rows=tuple(_measured(row, seed, draws) for row in rows),
-        difference=found[0],
-        further=tuple(each for each in found[1:] if each is not None),
-        run=run,
-        seed=seed,
-        draws=draws,
-    )
+    names = [row.name for row in rows]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected rows of different names, found {names}")
+    found = [_difference(rows, pair, draws) if pair else None for pair in (difference, *further)]
+    return {
+        "run": dict(run),
+        "rows": [_measured(row, draws) for row in rows],
+        "difference": found[0],
+        "further_differences": [each for each in found[1:] if each],
+        "bootstrap": {"seed": 0, "draws": draws},
+    }
 
 
 def best_of(rows: Sequence[TableRow], name: str | None = None) -> TableRow:
-    """The ceiling: a task counts when any roll-out of any of the rows solved it, as if one knew which to keep.
+    """The ceiling: a task's one mark is that of its best roll-out in any row, and took as long as all of them together.
 
-    A task's one mark is its best roll-out's, and took as long as all of them together.
-
-    Args:
-        rows: Whose roll-outs to choose among.
-        name: What people read; "best of K" unless given, K being the number of roll-outs a task.
+    Without a name the row is called "best of K" after the number of roll-outs a task.
     """
     tries: dict[str, list[Mark]] = {}
-    for row in rows:
-        for task, marks in row.by_task().items():
-            tries.setdefault(task, []).extend(marks)
-    counts = [len(marks) for marks in tries.values()] or [0]
-    few, many = min(counts), max(counts)
-    best = (replace(max(marks, key=_worth), seconds=sum(mark.seconds for mark in marks)) for marks in tries.values())
-    return TableRow(name or f"best of {many if few == many else f'{few} to {many}'}", tuple(best))
-
-
-def _worth(mark: Mark) -> tuple[bool, bool, float, bool]:
-    return mark.solved, mark.pass_at_1, mark.score or 0.0, mark.status == Status.OK
-
-
-def _measured(row: TableRow, seed: int, draws: int) -> Measured:
-    marks, solved = row.marks, row.solved()
-    right = sum(mark.solved for mark in marks)
-    failures = Counter(mark.status for mark in marks if mark.status != Status.OK)
-    return Measured(
-        name=row.name,
-        solved=Count(right, len(marks)),
-        wilson=wilson(right, len(marks)),
-        over_tasks=bootstrap_over_tasks(solved, seed, draws) if marks else None,
-        pass_at_1=sum(mark.pass_at_1 for mark in marks),
-        score=fmean(mark.score or 0.0 for mark in marks) if marks else None,
-        seconds_mean=fmean(mark.seconds for mark in marks) if marks else None,
-        seconds_longest=max((mark.seconds for mark in marks), default=None),
-        failures={str(status): failures[status] for status in sorted(failures, key=lambda it: (-failures[it], it))},
-        tasks={task: Count(sum(each), len(each)) for task, each in solved.items()},
-    )
-
-
-def _difference(rows: Mapping[str, TableRow], pair: tuple[str, str], seed: int, draws: int) -> Difference | None:
-    one, other = (rows[name].solved() if name in rows else {} for name in pair)
-    both = one.keys() & other.keys()
-    if not both:
-        return None
-    interval = paired_difference({task: one[task] for task in both}, {task: other[task] for task in both}, seed, draws)
-    return Difference(*pair, interval, len(both), len(one.keys() ^ other.keys()))
+    for each in (mark for row in rows for mark in row.marks):
+        tries.setdefault(each.task, []).append(each)
+    best = []
+    for marks in tries.values():
+        first = max(marks, key=lambda it: (it.solved, it.pass_at_1, it.score or 0.0, it.status == Status.OK))
+        best.append(replace(first, seconds=sum(one.seconds for one in marks)))
+    counts = sorted({len(marks) for marks in tries.values()}) or [0]
+    return TableRow(name or f"best of {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))}", tuple(best))
 
 
 def to_json(table: Table) -> str:
-    """The table as `table.json`: everything that is in it, shares and bounds as 0 to 1, `percent` as 0 to 100."""
-    value = {
-        "run": dict(table.run),
-        "rows": [_row_json(row) for row in table.rows],
-        "difference": None if table.difference is None else _difference_json(table.difference),
-        "further_differences": [_difference_json(each) for each in table.further],
-        "bootstrap": {"seed": table.seed, "draws": table.draws},
-    }
-    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _row_json(row: Measured) -> dict[str, object]:
-    interval = row.over_tasks
-    measures: dict[str, float | None] = {
-        "percent": 100 * row.solved.correct / row.solved.total if row.solved.total else None,
-        "wilson_low": row.wilson[0],
-        "wilson_high": row.wilson[1],
-        "task_mean": interval.mean if interval else None,
-        "bootstrap_low": interval.low if interval else None,
-        "bootstrap_high": interval.high if interval else None,
-        "score": row.score,
-        "seconds_mean": row.seconds_mean,
-        "seconds_longest": row.seconds_longest,
-    }
-    return {
-        "name": row.name,
-        "correct": row.solved.correct,
-        "total": row.solved.total,
-        **{key: None if value is None else _rounded(value) for key, value in measures.items()},
-        "pass_at_1": row.pass_at_1,
-        "failures": dict(row.failures),
-        "tasks": {task: {"correct": count.correct, "total": count.total} for task, count in row.tasks.items()},
-    }
-
-
-def _difference_json(difference: Difference) -> dict[str, object]:
-    interval = difference.interval
-    return {
-        "first": difference.first,
-        "second": difference.second,
-        "mean": _rounded(interval.mean),
-        "low": _rounded(interval.low),
-        "high": _rounded(interval.high),
-        "tasks": difference.tasks,
-        "left_out": difference.left_out,
-    }
-
-
-def _rounded(value: float) -> float:
-    return round(value, _DECIMALS) + 0.0  # the sum makes 0.0 of -0.0
-
-
-# The table of an evaluation as people read it: the words and figures of its cells, and Markdown made of them.
-
-HEADINGS = ("row", "solved", "%", "Wilson", "by task", "pass@1", "score", "mean s", "max s")
-"""Headings of `cells`."""
-
-NOTE = (
-    "Solved: roll-outs with every test output right in two attempts; failed ones count as not solved. "
-    "Wilson: 95 % interval in percent, were all roll-outs independent. By task: the same by a bootstrap over tasks, "
-    "each weighing the same. Pass@1: solved by the first attempt. Score: mean share of test outputs right, in percent. "
-    "Seconds: wall time of a roll-out; of the best of several, of all of them together."
-)
-"""What the headings mean."""
+    """The table as the text of `table.json`."""
+    figures = json.dumps({**table, "run": None}, allow_nan=False)
+    rounded = json.loads(figures, parse_float=lambda text: round(float(text), _DECIMALS) + 0.0)  # -0.0 becomes 0.0
+    return json.dumps({**rounded, "run": table["run"]}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def to_markdown(table: Table) -> str:
     """The table as GitHub shows it: the rows, what they mean and what was run, then how often each task was solved."""
-    rows = [[*cells(row), failures_text(row) or "-"] for row in table.rows]
-    parts = ["\n".join(_markdown_table([*HEADINGS, "failed"], rows))]
-    parts += [_escaped(difference_text(each)) for each in differences(table)]
-    parts += [NOTE]
-    parts += ["\n".join(f"- {_escaped(line)}" for line in run_lines(table))] if table.run else []
-    parts += ["\n".join(_markdown_table(["task", *(row.name for row in table.rows)], task_cells(table)))]
+    rows = table["rows"]
+    parts = [_markdown_table((*HEADINGS, "failed"), [(*cells(row), failures_text(row) or "-") for row in rows])]
+    parts += [*(_escaped(difference_text(each)) for each in differences(table)), NOTE]
+    parts += ["\n".join(f"- {_escaped(line)}" for line in run_lines(table))] if table["run"] else []
+    parts += [_markdown_table(("task", *(row["name"] for row in rows)), task_cells(table))]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, its first column flush left and the others flush right."""
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A row under `HEADINGS`, as people read it; `-` is a figure that has no meaning without marks."""
+    return (
+        row["name"],
+        f"{row['correct']}/{row['total']}",
+        "-" if row["percent"] is None else f"{row['percent']:.1f}",
+        f"{100 * row['wilson_low']:.0f}-{100 * row['wilson_high']:.0f}",
+        "-" if row["task_mean"] is None else f"{100 * row['bootstrap_low']:.0f}-{100 * row['bootstrap_high']:.0f}",
+        str(row["pass_at_1"]),
+        "-" if row["score"] is None else f"{100 * row['score']:.1f}",
+        *(
+            "-" if row[it] is None else f"{row[it]:.{int(row[it] < 99.95)}f}"
+            for it in ("seconds_mean", "seconds_longest")
+        ),
+    )
+
+
+def task_cells(table: Table) -> list[tuple[str, ...]]:
+    """A line a task: its id, then for each row how many of its roll-outs solved it, such as `3/5`; `-` without any."""
+    tasks = dict.fromkeys(task for row in table["rows"] for task in row["tasks"])
+    counts = [{task: f"{it['correct']}/{it['total']}" for task, it in row["tasks"].items()} for row in table["rows"]]
+    return [(task, *(each.get(task, "-") for each in counts)) for task in tasks]
+
+
+def failures_text(row: Mapping[str, Any]) -> str:
+    """How roll-outs failed, such as `2 timeout, 1 diverged`; empty when none did."""
+    return ", ".join(f"{count} {status}" for status, count in row["failures"].items())
+
+
+def differences(table: Table) -> list[dict[str, Any]]:
+    """Every difference that there is."""
+    return [each for each in (table["difference"], *table["further_differences"]) if each]
+
+
+def side(difference: Mapping[str, Any]) -> int:
+    """1 when the whole interval is above zero, -1 when it is below, 0 when it holds zero."""
+    low, high = (round(difference[bound], _DECIMALS) for bound in ("low", "high"))
+    return int(low > 0) - int(high < 0)
+
+
+def difference_text(difference: Mapping[str, Any]) -> str:
+    """The difference in one line, and whether its interval holds zero."""
+    tasks, left_out = difference["tasks"], difference["left_out"]
+    mean, low, high = (f"{round(100 * difference[it], 1) + 0.0:+.1f}" for it in ("mean", "low", "high"))  # no -0.0
+    where = {1: "above zero", 0: "zero is in it", -1: "below zero"}[side(difference)]
+    return (
+        f"{difference['first']} minus {difference['second']}: {mean} points; 95 % interval {low} to {high} "
+        f"(bootstrap over {tasks}{f' of {tasks + left_out}' if left_out else ''} tasks, paired): {where}."
+    )
+
+
+def run_lines(table: Table) -> list[str]:
+    """What was run, a line each."""
+    return [f"{key}: {_said(value)}" for key, value in table["run"].items()]
+
+
+def _measured(row: TableRow, draws: int) -> dict[str, Any]:
+    """A row of the table; of no marks, what has no meaning is None. The most frequent failures stand first."""
+    marks, solved = row.marks, row.solved()
+    correct, total = sum(mark.solved for mark in marks), len(marks)
+    low, high = wilson(correct, total)
+    by_task = asdict(bootstrap_over_tasks(solved, draws=draws)) if marks else {}
+    failures = Counter(str(mark.status) for mark in sorted(marks, key=lambda it: it.status) if mark.status != Status.OK)
+    return {
+        "name": row.name,
+        "correct": correct,
+        "total": total,
+        "percent": 100 * correct / total if marks else None,
+        "wilson_low": low,
+        "wilson_high": high,
+        "task_mean": by_task.get("mean"),
+        "bootstrap_low": by_task.get("low"),
+        "bootstrap_high": by_task.get("high"),
+        "score": fmean(mark.score or 0.0 for mark in marks) if marks else None,
+        "seconds_mean": fmean(mark.seconds for mark in marks) if marks else None,
+        "seconds_longest": max((mark.seconds for mark in marks), default=None),
+        "pass_at_1": sum(mark.pass_at_1 for mark in marks),
+        "failures": dict(failures.most_common()),
+        "tasks": {task: {"correct": sum(each), "total": len(each)} for task, each in solved.items()},
+    }
+
+
+def _difference(rows: Sequence[TableRow], pair: tuple[str, str], draws: int) -> dict[str, Any] | None:
+    """What the first row solves more, over the tasks that both have; None when one is missing or they share none."""
+    by_name = {row.name: row.solved() for row in rows}
+    one, other = (by_name.get(name, {}) for name in pair)
+    both = one.keys() & other.keys()
+    if not both:
+        return None
+    first, second = ({task: side[task] for task in both} for side in (one, other))
+    interval = paired_difference(first, second, draws=draws)
+    left_out = len(one.keys() ^ other.keys())
+    return {"first": pair[0], "second": pair[1], **asdict(interval), "tasks": len(both), "left_out": left_out}
+
+
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table, its first column flush left and the others flush right."""
     ruler = "|".join(["", "---", *["---:"] * (len(headings) - 1), ""])
-    return [f"| {' | '.join(map(_escaped, line))} |" if line else ruler for line in (headings, (), *rows)]
+    first, *others = (f"| {' | '.join(map(_escaped, line))} |" for line in (headings, *rows))
+    return "\n".join([first, ruler, *others])
 
 
 def _escaped(text: str) -> str:
@@ -346,71 +243,7 @@ def _escaped(text: str) -> str:
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
-def cells(row: Measured) -> tuple[str, ...]:
-    """A row under `HEADINGS`, as people read it."""
-    total, interval = row.solved.total, row.over_tasks
-    return (
-        row.name,
-        str(row.solved),
-        f"{100 * row.solved.correct / total:.1f}" if total else "-",
-        _bounds(*row.wilson),
-        "-" if interval is None else _bounds(interval.low, interval.high),
-        str(row.pass_at_1),
-        "-" if row.score is None else f"{100 * row.score:.1f}",
-        _seconds(row.seconds_mean),
-        _seconds(row.seconds_longest),
-    )
-
-
-def task_cells(table: Table) -> list[tuple[str, ...]]:
-    """A line a task: its id, then for each row how many of its roll-outs solved it, such as `3/5`; `-` without any."""
-    return [(task, *(str(row.tasks.get(task, "-")) for row in table.rows)) for task in table.tasks()]
-
-
-def failures_text(row: Measured) -> str:
-    """How roll-outs failed, such as `2 timeout, 1 diverged`; empty when none did."""
-    return ", ".join(f"{count} {status}" for status, count in row.failures.items())
-
-
-def differences(table: Table) -> list[Difference]:
-    """Every difference that there is."""
-    return [each for each in (table.difference, *table.further) if each is not None]
-
-
-def difference_text(difference: Difference) -> str:
-    """The difference in one line, and whether its interval holds zero."""
-    interval = difference.interval
-    of = f" of {difference.tasks + difference.left_out}" if difference.left_out else ""
-    side = {1: "above zero", 0: "zero is in it", -1: "below zero"}[difference.side()]
-    bounds = f"{_points(interval.low)} to {_points(interval.high)}"
-    return (
-        f"{difference.first} minus {difference.second}: {_points(interval.mean)} points; 95 % interval {bounds} "
-        f"(bootstrap over {difference.tasks}{of} tasks, paired): {side}."
-    )
-
-
-def run_lines(table: Table) -> list[str]:
-    """What was run, a line each."""
-    return [f"{key}: {_said(value)}" for key, value in table.run.items()]
-
-
-def _points(share: float) -> str:
-    return f"{round(100 * share, 1) + 0.0:+.1f}"  # the sum makes 0.0 of -0.0
-
-
-def _bounds(low: float, high: float) -> str:
-    return f"{100 * low:.0f}-{100 * high:.0f}"
-
-
-def _seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds:.1f}" if seconds < 99.95 else f"{seconds:.0f}"
-
-
 def _said(value: object) -> str:
-    match value:
-        case Mapping():
-            return ", ".join(f"{key} {_said(item)}" for key, item in value.items())
-        case list() | tuple():
-            return ", ".join(map(_said, value))
-        case _:
-            return str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_said(item)}" for key, item in value.items())
+    return ", ".join(map(_said, value)) if isinstance(value, list | tuple) else str(value)

@@ -1,8 +1,7 @@
-"""Muon on stacks of matrices: the updates of `torch.optim.Muon`, for many matrices of one shape at a time."""
+"""How weights are updated: Muon on the layers' matrices, AdamW on the rest, on one schedule of learning rates."""
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -11,81 +10,6 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
 from arc_seal.settings import Settings
-
-
-class StackedMuon(Muon):
-    """torch's Muon (github.com/KellerJordan/Muon), which orthogonalises matrices of one shape together.
-
-    A small network's 35 matrices are of 3 shapes: a GPU gets a tenth of the launches, which is what its step waits for.
-    And on a CPU the products are in float32: torch's are in bfloat16, a hundred times slower where the processor has no
-    instructions for it (AVX2 alone, as in most laptops). The learning rate is adjusted to a matrix's shape in torch's
-    `original` way alone; `adjust_lr_fn` is not looked at.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
-        for group in self.param_groups:
-            for matrices in _by_shape(group["params"]):
-                self._update(matrices, group)
-
-    def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
-        """Update matrices of one shape, [rows, columns] each."""
-        gradients = [matrix.grad for matrix in matrices]
-        averages = [self._average(matrix) for matrix in matrices]
-        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])  # type: ignore[arg-type]
-        update = torch.stack(averages)  # [matrices, rows, columns]
-        if group["nesterov"]:
-            update = torch.stack(gradients).lerp(update, group["momentum"])  # type: ignore[arg-type]
-        update = orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        rows, columns = matrices[0].shape
-        rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(matrices, list(update.to(matrices[0].dtype)), alpha=-rate)
-
-    def _average(self, matrix: Tensor) -> Tensor:
-        state = self.state[matrix]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(matrix)
-        average: Tensor = state["momentum_buffer"]
-        return average
-
-
-def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """The nearest semi-orthogonal matrices, roughly: singular values come to lie between 0.5 and 1.5.
-
-    By Newton-Schulz iteration (github.com/KellerJordan/Muon), in bfloat16 on a GPU and in float32 elsewhere.
-
-    Args:
-        matrices: [matrices, rows, columns].
-        coefficients: Of x, x^3 and x^5 in the polynomial that every step applies to the singular values.
-        steps: How many.
-        eps: Keeps a matrix of zeros from dividing by zero.
-
-    Returns:
-        The same shape.
-    """
-    linear, cubic, quintic = coefficients
-    tall = matrices.shape[1] > matrices.shape[2]
-    now = matrices.mT if tall else matrices
-    now = now.to(torch.bfloat16 if matrices.device.type == "cuda" else torch.float32)
-    now = now / now.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
-    for _ in range(steps):
-        gram = now @ now.mT  # [matrices, least side, least side]
-        now = torch.baddbmm(now, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), now, beta=linear)
-    return now.mT if tall else now
-
-
-def _by_shape(matrices: Iterable[Tensor]) -> list[list[Tensor]]:
-    """Matrices that have a gradient, those of one shape together."""
-    groups: dict[torch.Size, list[Tensor]] = defaultdict(list)
-    for matrix in matrices:
-        if matrix.grad is not None:
-            groups[matrix.shape].append(matrix)
-    return list(groups.values())
-
-
-# Muon for the matrices, AdamW for the rest, on one schedule: warm-up, a long plateau, decay.
 
 
 class OptimizerSettings(Settings):
@@ -100,8 +24,11 @@ class OptimizerSettings(Settings):
 
 
 def make_optimizers(network: nn.Module, settings: OptimizerSettings) -> tuple[Optimizer, ...]:
-    """Muon on the layers' matrices, AdamW on embeddings, output head and norms."""
-    matrices, others = list(_matrices(network)), list(_others(network))
+    """Muon on the layers' matrices, AdamW on embeddings, output layer and norms."""
+    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for name, weight in network.named_parameters():
+        parts[weight.ndim != 2 or ".layers." not in name].append(weight)
+    matrices, others = parts
     return (
         StackedMuon(matrices, lr=settings.matrix_rate, weight_decay=settings.weight_decay, momentum=0.95),
         AdamW(others, lr=settings.other_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
@@ -116,34 +43,65 @@ def set_rates(optimizers: tuple[Optimizer, ...], settings: OptimizerSettings, fa
 
 
 def rate_factor(tokens: int, total: int, settings: OptimizerSettings) -> float:
-    """The schedule (warm-up, stable, decay; arXiv 2404.06395, section 4): share of the peak rate after some tokens.
-
-    Args:
-        tokens: Tokens read so far.
-        total: Tokens of the whole run; the last `decay_share` of them decay to zero.
-        settings: The schedule's lengths.
-    """
-    rising = min(1.0, (tokens + 1) / settings.warmup_tokens)
-    return min(rising, _falling(tokens, total, settings))
+    """Share of the peak rate after some tokens of a whole run: warm-up, stable, decay (arXiv 2404.06395, section 4)."""
+    falling = max(0.0, 1.0 - tokens / total) / settings.decay_share if settings.decay_share else 1.0
+    return min(1.0, (tokens + 1) / settings.warmup_tokens, falling)
 
 
 def decays(tokens: int, total: int, settings: OptimizerSettings) -> bool:
     """Whether the rate has begun to fall after some tokens; see `rate_factor`."""
-    return _falling(tokens, total, settings) < 1
+    return max(0.0, 1.0 - tokens / total) < settings.decay_share
 
 
-def _falling(tokens: int, total: int, settings: OptimizerSettings) -> float:
-    left = max(0.0, 1.0 - tokens / total)
-    return min(1.0, left / settings.decay_share) if settings.decay_share else 1.0
+class StackedMuon(Muon):
+    """torch's Muon (github.com/KellerJordan/Muon), which orthogonalises matrices of one shape together.
+
+    A small network's 35 matrices are of 3 shapes: a GPU gets a tenth of the launches. On a CPU the products are in
+    float32: bfloat16, as torch has it, is a hundred times slower without instructions for it (AVX2 alone). The rate is
+    adjusted as by torch's `original`.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    by_shape[matrix.shape].append(matrix)
+            for matrices in by_shape.values():
+                self._update(matrices, group)
+
+    def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices of one shape, [rows, columns] each."""
+        for matrix in matrices:
+            if "momentum_buffer" not in self.state[matrix]:
+                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+        gradients: Any = [matrix.grad for matrix in matrices]
+        averages = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+        update = torch.stack(averages)  # [matrices, rows, columns]
+        if group["nesterov"]:
+            update = torch.stack(gradients).lerp(update, group["momentum"])
+        update = orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+        rows, columns = matrices[0].shape
+        rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(matrices, list(update.to(matrices[0].dtype)), alpha=-rate)
 
 
-def _matrices(network: nn.Module) -> Iterator[Tensor]:
-    for name, weight in network.named_parameters():
-        if weight.ndim == 2 and ".layers." in name:
-            yield weight
+def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """The nearest semi-orthogonal matrices, roughly: singular values come to lie between 0.5 and 1.5.
 
-
-def _others(network: nn.Module) -> Iterator[Tensor]:
-    for name, weight in network.named_parameters():
-        if weight.ndim != 2 or ".layers." not in name:
-            yield weight
+    By Newton-Schulz iteration (github.com/KellerJordan/Muon); `coefficients` are those of x, x^3 and x^5 in the
+    polynomial that each step applies to the singular values. [matrices, rows, columns] -> the same shape.
+    """
+    linear, cubic, quintic = coefficients
+    tall = matrices.shape[1] > matrices.shape[2]
+    now = matrices.mT if tall else matrices
+    now = now.to(torch.bfloat16 if matrices.device.type == "cuda" else torch.float32)
+    now = now / now.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = now @ now.mT  # [matrices, least side, least side]
+        now = torch.baddbmm(now, torch.baddbmm(gram, gram, gram, beta=cubic, alpha=quintic), now, beta=linear)
+    return now.mT if tall else now

@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
 from arc_seal.errors import ExecutorClosed, InputError, JobFailure, Status
 from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, Job, Progress, Report, WriteJob
-from arc_seal.models.prompt import Model
 from arc_seal.models.weights import ModelSource
 
 if TYPE_CHECKING:
-    from arc_seal.models.prompt import Model
+    from arc_seal.models.model import Model
 
 R = TypeVar("R")
 
@@ -169,7 +168,7 @@ class InlineExecutor:
     def start(self) -> None:
         """Nothing to begin early: loading in this process would keep it from anything else. `run` loads."""
 
-    def load(self) -> Model:
+    def load(self) -> "Model":
         """The model, loaded if it is not yet.
 
         Raises:
@@ -201,7 +200,7 @@ class InlineExecutor:
         """Let the model go. A job that another thread is at ends when it next reports progress."""
         self._closed, self._model = True, None
 
-    def _load(self, report: Report) -> Model:
+    def _load(self, report: Report) -> "Model":
         if self._model is not None:
             return self._model
         report(Progress("load", 0, 1))

@@ -3,8 +3,9 @@
 The digits alone carry the information; the colours follow them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
@@ -31,47 +32,11 @@ colour vision (Wong, Nature Methods 8, 441, 2011), a grey, and for ARC's maroon 
 MARK = "!"
 """Stands before a cell that differs from the solution, and after a row with one where cells are one character wide."""
 
-_GAP = 3
-"""Characters between two blocks that stand side by side."""
+_GAP, _ARROW = 3, " -> "
+"""Characters between two blocks that stand side by side, and what stands between input and output."""
 
-_ARROW = " -> "
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Lines of text that are moved about as one.
-
-    Attributes:
-        lines: The lines; the block is as wide as the longest.
-    """
-
-    lines: tuple[Text, ...]
-
-    @property
-    def width(self) -> int:
-        """Characters of the longest line."""
-        return max((line.cell_len for line in self.lines), default=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A grid under a caption.
-
-    Attributes:
-        caption: What the grid is, two lines.
-        grid: The grid; None where there is none to show.
-        solution: A grid to mark the differences from; None to mark nothing.
-    """
-
-    caption: tuple[str, str]
-    grid: Grid | None
-    solution: Grid | None = None
-
-    def block(self, cell_width: int) -> Block:
-        """The caption and the grid below it, each cell `cell_width` (1 or 2) characters wide."""
-        rows = grid_lines(self.grid, cell_width, differing_cells(self.grid, self.solution)) if self.grid else ()
-        name, remark = self.caption
-        return Block((Text(name, style="bold"), Text(remark), *rows))
+_Block = tuple[Text, ...]
+"""Lines that are moved about as one; a block is as wide as the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,48 +47,45 @@ class Demonstrations:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Cells two characters wide where that fits, else one; outputs stand below inputs where not even that fits."""
-        width = options.max_width
-        fitting = (size for size in (2, 1) if all(_pair(demo, size).width <= width for demo in self.demos))
-        size = next(fitting, 0)
-        pairs = [_pair(demo, size) if size else _stacked(demo) for demo in self.demos]
-        captions = [f"demo {number + 1}: {_sizes(demo)}" for number, demo in enumerate(self.demos)]
-        blocks = [
-            Block((Text(caption, style="bold"), *pair.lines)) for caption, pair in zip(captions, pairs, strict=True)
-        ]
-        yield from _packed(blocks, width)
+        for cell_width in (2, 1, 0):
+            pairs = [_pair(demo, cell_width) for demo in self.demos]
+            if all(_width(pair) <= options.max_width for pair in pairs):
+                break
+        blocks = []
+        for number, (demo, pair) in enumerate(zip(self.demos, pairs, strict=True), start=1):
+            caption = Text(f"demo {number}: {size(demo.input)}{_ARROW}{size(demo.output)}", style="bold")
+            blocks.append((caption, *pair))
+        yield from _packed(blocks, options.max_width)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A rich renderable: labelled grids side by side, as many in a row as fit."""
+    """A rich renderable: each a name, a remark, a grid and what it should be, side by side, as many in a row as fit."""
 
-    grids: Sequence[Labelled]
+    grids: Sequence[tuple[str, str, Grid | None, Grid | None]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Cells two characters wide where every grid fits so, else one."""
-        width = options.max_width
-        cell_width = 2 if all(2 * labelled.grid.width <= width for labelled in self.grids if labelled.grid) else 1
-        yield from _packed([labelled.block(cell_width) for labelled in self.grids], width)
+        cell_width = 2 if all(2 * grid.width <= options.max_width for _, _, grid, _ in self.grids if grid) else 1
+        blocks = []
+        for name, remark, grid, solution in self.grids:
+            rows = grid_lines(grid, cell_width, differing_cells(grid, solution)) if grid else ()
+            blocks.append((Text(name, style="bold"), Text(remark), *rows))
+        yield from _packed(blocks, options.max_width)
 
 
-def grid_lines(grid: Grid, cell_width: int, differing: frozenset[tuple[int, int]] = frozenset()) -> tuple[Text, ...]:
-    """A grid as lines of digits on their colours.
-
-    Args:
-        grid: The grid.
-        cell_width: Characters a cell, 1 or 2.
-        differing: Cells to mark, as (row, column).
-    """
+def grid_lines(grid: Grid, cell_width: int, differing: frozenset[tuple[int, int]] = frozenset()) -> _Block:
+    """A grid as lines of digits on their colours, 1 or 2 characters a cell; the differing (row, column) are marked."""
     lines = []
     for row, colours in enumerate(grid.rows):
-        line = Text(no_wrap=True)
+        line, marked = Text(no_wrap=True), False
         for column, colour in enumerate(colours):
             differs = (row, column) in differing
-            before = (MARK if differs else " ") if cell_width == 2 else ""
-            line.append(f"{before}{colour}", style=_style(colour, differs))
-        if cell_width == 1 and any((row, column) in differing for column in range(grid.width)):
-            line.append(f" {MARK}")
-        lines.append(line)
+            marked |= differs
+            background, digit = PALETTE[colour]
+            style = Style(color=digit, bgcolor=background, reverse=differs, bold=differs, underline=differs)
+            line.append(f"{MARK if differs else ' '}{colour}"[-cell_width:], style=style)
+        lines.append(line.append(f" {MARK}") if marked and cell_width == 1 else line)
     return tuple(lines)
 
 
@@ -140,52 +102,43 @@ def size(grid: Grid) -> str:
     return f"{grid.height}x{grid.width}"
 
 
-def _style(colour: int, differs: bool) -> Style:
-    background, digit = PALETTE[colour]
-    return Style(color=digit, bgcolor=background, reverse=differs, bold=differs, underline=differs)
-
-
-def _sizes(demo: Demonstration) -> str:
-    return f"{size(demo.input)}{_ARROW}{size(demo.output)}"
-
-
-def _pair(demo: Demonstration, cell_width: int) -> Block:
-    """Input and output side by side, the arrow at half the height of the higher one."""
-    given, wanted = Block(grid_lines(demo.input, cell_width)), Block(grid_lines(demo.output, cell_width))
+def _pair(demo: Demonstration, cell_width: int) -> _Block:
+    """Input and output side by side, an arrow at half the height; for a width of 0 one above the other."""
+    if not cell_width:
+        return (*grid_lines(demo.input, 1), Text(_ARROW.strip()), *grid_lines(demo.output, 1))
     height = max(demo.input.height, demo.output.height)
-    arrow = Block(tuple(Text(_ARROW if row == (height - 1) // 2 else "") for row in range(height)))
-    return _beside([given, arrow, wanted], gap=0)
+    arrow = tuple(Text(_ARROW if row == (height - 1) // 2 else "") for row in range(height))
+    return _beside([grid_lines(demo.input, cell_width), arrow, grid_lines(demo.output, cell_width)], gap=0)
 
 
-def _stacked(demo: Demonstration) -> Block:
-    return Block((*grid_lines(demo.input, 1), Text(_ARROW.strip()), *grid_lines(demo.output, 1)))
-
-
-def _packed(blocks: Sequence[Block], width: int) -> RenderResult:
-    """Blocks in rows, each row as many as fit, an empty line between rows."""
-    row: list[Block] = []
-    first = True
-    for block in [*blocks, None]:
-        if row and (block is None or sum(each.width + _GAP for each in row) + block.width > width):
-            yield from ([] if first else [Text("")])
-            yield from _beside(row, _GAP).lines
-            row, first = [], False
-        if block is not None:
-            row.append(block)
-
-
-def _beside(blocks: Sequence[Block], gap: int) -> Block:
-    height = max(len(block.lines) for block in blocks)
-    return Block(tuple(_line(blocks, row, gap) for row in range(height)))
-
-
-def _line(blocks: Sequence[Block], row: int, gap: int) -> Text:
-    """One line through all blocks, without trailing spaces."""
-    line, column = Text(no_wrap=True, overflow="crop"), 0
+def _packed(blocks: Sequence[_Block], width: int) -> Iterator[Text]:
+    """Blocks in rows, as many in each as fit, an empty line between rows."""
+    rows: list[list[_Block]] = []
     for block in blocks:
-        if row < len(block.lines) and block.lines[row]:
-            line.append(" " * (column - line.cell_len))
-            line.append_text(block.lines[row])
-        column += block.width + gap
-    line.rstrip()
-    return line
+        if rows and sum(_width(each) + _GAP for each in rows[-1]) + _width(block) <= width:
+            rows[-1].append(block)
+        else:
+            rows.append([block])
+    for number, row in enumerate(rows):
+        yield from [Text("")] if number else []
+        yield from _beside(row, _GAP)
+
+
+def _beside(blocks: Sequence[_Block], gap: int) -> _Block:
+    """Blocks side by side as one, without trailing spaces."""
+    lines = []
+    for parts in zip_longest(*blocks, fillvalue=Text()):
+        line, column = Text(no_wrap=True, overflow="crop"), 0
+        for block, part in zip(blocks, parts, strict=True):
+            if part:
+                line.append(" " * (column - line.cell_len))
+                line.append_text(part)
+            column += _width(block) + gap
+        line.rstrip()
+        lines.append(line)
+    return tuple(lines)
+
+
+def _width(block: _Block) -> int:
+    """Characters of the longest line."""
+    return max((line.cell_len for line in block), default=0)

@@ -1,181 +1,128 @@
-"""One line that says how far a long command is: redrawn on a terminal, printed now and then elsewhere."""
+"""How far a command is: one line that is redrawn on a terminal, and printed now and then elsewhere."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import RLock
+from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
+from rich.spinner import Spinner
 from rich.text import Text
 
 from arc_seal.inner_loop.job import Progress, Stage
 
-LINE_EVERY_S = 10.0
-"""Off the terminal a line is due after this many seconds."""
+STAGES: dict[Stage, tuple[str, str, str]] = {
+    "load": ("loading the model", "", ""),
+    "write": ("writing the self-edit", "tokens", "at most "),
+    "train": ("training", "updates", ""),
+    "predict": ("predicting", "tokens", "at most "),
+    "examine": ("examining the self-edit", "demonstrations", ""),
+    "finetune": ("fine-tuning", "updates", ""),
+}
+"""What people read for each stage of a job, what its steps are, and how the time left is meant."""
+
+LINE_EVERY_S, JOB_LINE_EVERY_S, JOB_LINE_EVERY_SHARE = 10.0, 5.0, 0.1
+"""Off the terminal a line is due after so many seconds; a job's after a share of its stage too, if that comes later."""
 
 
 @dataclass
-class LiveLine:
-    """A line that changes, and lines that stay above it.
-
-    Attributes:
-        console: Where to show it.
-        live: Whether lines can be redrawn; None asks the console.
-        clock: Seconds from any starting point.
-        kept: The last line that was printed to stay; empty before there is one.
-    """
+class Display:
+    """A line that says how far the stage is that a command is in, and what stays above it."""
 
     console: Console
-    live: bool | None = None
-    clock: Callable[[], float] = time.monotonic
-    kept: str = ""
-    _shown: Live | None = None
-    _shown_s: float = -math.inf
+    recording: Console | None = None  # where what stays is shown too, for a picture
+    live: bool | None = None  # whether the line can be redrawn; None asks the console
+    clock: Callable[[], float] = time.monotonic  # seconds from any starting point
+    _lock: RLock = field(default_factory=RLock)
+    _drawn: Live | None = None
+    _printed_s: float = -math.inf
+    _printed_step: int = 0
+    _stage: str = ""
+    _unit: str | None = None
+    _step: int = 0
+    _known: int = 0
+    _total: int = 0
+    _measures: Sequence[str] = ()
+    _began_s: float = 0.0
 
-    @property
-    def redraws(self) -> bool:
-        """Whether the line is redrawn."""
+    def __post_init__(self) -> None:
         if self.live is None:
             console = self.console
             self.live = console.file.isatty() and console.is_terminal and not console.is_dumb_terminal
-        return self.live
+        self._spinner = Spinner("dots")
 
-    def show(self, line: str, *, always: bool = False) -> None:
-        """Show the line as it is now; off the terminal only where one is due, or `always`."""
-        if self.redraws:
-            if self._shown is None:
-                self._shown = Live(console=self.console, transient=True, auto_refresh=False)
-                self._shown.start()
-            self._shown.update(Text(line), refresh=True)
-        elif always or self.clock() - self._shown_s >= LINE_EVERY_S:
-            self._shown_s = self.clock()
-            self.keep(line)
+    def __enter__(self) -> Self:
+        return self
 
-    def keep(self, line: str) -> None:
-        """Print a line that stays."""
-        self.kept = line
-        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+    def __exit__(self, *_: object) -> None:
+        """Give the terminal back as it was, whatever happened."""
+        self.close()
+
+    def keep(self, *shown: RenderableType) -> None:
+        """Print what stays; a string stands as it is, in one line however long."""
+        for console in [self.console, self.recording] if self.recording else [self.console]:
+            for each in shown:
+                text = Text(printable(each)) if isinstance(each, str) else None
+                console.print(text or each, soft_wrap=text is not None)
+
+    def redraw(self, line: str, due: bool | None = None) -> None:
+        """Show the line as it is now; where it cannot be redrawn, print it if it is due, by the clock unless said."""
+        text = Text(printable(line))
+        if self.live:
+            self._spinner.update(text=text)
+            if self._drawn is None:
+                self._drawn = Live(self._spinner, console=self.console, transient=True, refresh_per_second=10)
+                self._drawn.start()
+            self._drawn.refresh()
+        elif due or (due is None and self.clock() - self._printed_s >= LINE_EVERY_S):
+            self._printed_step, self._printed_s = self._step, self.clock()
+            self.console.print(text, soft_wrap=True)
+
+    def begin_stage(self, name: str, known: int = 0, unit: str | None = None) -> None:
+        """Begin a job's stage, which has a unit, or one of many items, of which so many are there from before."""
+        self.close()
+        self._stage, self._unit, self._step, self._known, self._printed_step = name, unit, known, known, 0
+        self._began_s = self.clock()
+
+    def show_stage(self, step: int, total: int, measures: Sequence[str] = (), at_most: str = "") -> None:
+        """Show how far the stage is: steps, what was measured, and the time left as far as it is known."""
+        self._step, self._total, self._measures = step, total, measures
+        spent_s, made, left = self.clock() - self._began_s, step - self._known, total - step
+        parts = [f"{step}/{total} {self._unit or ''}".rstrip()] if total else []
+        parts += measures
+        parts += [f"{at_most}{duration(spent_s / made * left)} left"] if made > 0 and left > 0 else []
+        due: bool | None = None
+        if left <= 0:
+            due = False  # the line that stays says it
+        elif self._unit is not None:
+            enough = step - self._printed_step >= JOB_LINE_EVERY_SHARE * total
+            due = enough and min(self.clock() - self._printed_s, spent_s) >= JOB_LINE_EVERY_S
+        self.redraw(f"{self._stage}: {', '.join(parts)}" if parts else self._stage, due)
+
+    def job(self, progress: Progress) -> None:
+        """Show how far a job is; another stage, or the same one anew, ends what was shown before."""
+        name, unit, at_most = STAGES[progress.stage]
+        if self._stage != name or progress.step < self._step:
+            self.begin_stage(name, unit=unit)
+        measures = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
+        measures += [f"{progress.tokens_per_s:.0f} tokens/s"] if progress.tokens_per_s is not None else []
+        self.show_stage(progress.step, progress.total, measures, at_most)
 
     def close(self) -> None:
-        """Stop redrawing; `show` begins anew."""
-        if self._shown is not None:
-            self._shown.stop()
-            self._shown = None
-
-
-# How far a job is: a bar on a terminal, now and then a line elsewhere, and one line that stays for each stage done.
-
-LABELS: dict[Stage, str] = {
-    "load": "loading the model",
-    "write": "writing the self-edit",
-    "train": "training",
-    "predict": "predicting",
-    "examine": "examining the self-edit",
-    "finetune": "fine-tuning",
-}
-"""What people read for each stage."""
-
-UNITS: dict[Stage, str] = {
-    "load": "",
-    "write": "tokens",
-    "train": "updates",
-    "predict": "tokens",
-    "examine": "demonstrations",
-    "finetune": "updates",
-}
-"""What the steps of each stage are."""
-
-_TOTALS_ARE_MET: frozenset[Stage] = frozenset({"load", "train", "examine", "finetune"})
-"""Stages that take as many steps as they say; the others may end sooner."""
-
-_LINE_EVERY_S = 5.0
-_LINE_EVERY_SHARE = 0.1
-"""Off the terminal a line is due after this many seconds and this share of the stage, whichever comes later."""
-
-
-@dataclass
-class ProgressDisplay:
-    """Shows one stage at a time.
-
-    Attributes:
-        console: Where to show it.
-        live: Whether the console can redraw a line.
-        clock: Seconds from any starting point.
-        keep: Prints the line that stays.
-    """
-
-    console: Console
-    live: bool
-    clock: Callable[[], float]
-    keep: Callable[[str], None]
-    _bar: Bar | None = None
-    _row: TaskID | None = None
-    _last: Progress | None = None
-    _began_s: float = 0.0
-    _shown: Progress | None = None
-    _shown_s: float = field(default=-math.inf)
-
-    def show(self, progress: Progress) -> None:
-        """Take in a sign of life."""
-        if self._last is None or self._last.stage != progress.stage or progress.step < self._last.step:
-            self.end()
-            self._begin(progress.stage)
-        self._last = progress
-        if self._bar is not None and self._row is not None:
-            total = progress.total or None
-            self._bar.update(self._row, completed=progress.step, total=total, details=self._details(progress))
-        elif not self.live and self._line_is_due(progress):
-            self._shown, self._shown_s = progress, self.clock()
-            self.console.print(f"{_head(progress)}{self._details(progress)}", soft_wrap=True, highlight=False)
-
-    def wait(self, label: str) -> None:
-        """Show that something is going on whose length nobody knows."""
-        self.end()
-        self._open(label)
-
-    def end(self) -> None:
-        """Close the stage that is shown, leaving one line of it."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = self._row = None
-        if self._last is not None:
-            self.keep(self._summary(self._last))
-        self._last = None
-
-    def _begin(self, stage: Stage) -> None:
-        self._began_s, self._shown, self._shown_s = self.clock(), None, self.clock()
-        self._open(LABELS[stage])
-
-    def _open(self, label: str) -> None:
-        if not self.live:
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[details]}"))
-        self._bar = Bar(SpinnerColumn(), *columns, console=self.console, transient=True)
-        self._row = self._bar.add_task(label, total=None, details="")
-        self._bar.start()
-
-    def _line_is_due(self, progress: Progress) -> bool:
-        if not progress.total or progress.step >= progress.total:
-            return False  # the line that stays says it
-        done = progress.step - (self._shown.step if self._shown else 0)
-        return done >= _LINE_EVERY_SHARE * progress.total and self.clock() - self._shown_s >= _LINE_EVERY_S
-
-    def _details(self, progress: Progress) -> str:
-        """Steps, loss, speed and the time left, as far as they are known."""
-        parts = [f"{progress.step}/{progress.total} {UNITS[progress.stage]}"] if progress.total else []
-        parts += _measures(progress)
-        elapsed_s = self.clock() - self._began_s
-        if 0 < progress.step < progress.total:
-            left = duration(elapsed_s / progress.step * (progress.total - progress.step))
-            parts.append(f"{left} left" if progress.stage in _TOTALS_ARE_MET else f"at most {left} left")
-        return ", ".join(parts)
-
-    def _summary(self, progress: Progress) -> str:
-        steps = [f"{progress.step} {UNITS[progress.stage]}"] if progress.step and UNITS[progress.stage] else []
-        return f"{_head(progress)}{', '.join([*steps, *_measures(progress), duration(self.clock() - self._began_s)])}"
+        """End the stage, of which a line stays unless no item was added, and give the terminal back."""
+        with self._lock:
+            if self._drawn is not None:
+                self._drawn.stop()
+                self._drawn = None
+            if self._stage and (self._unit is not None or self._step > self._known):
+                steps = f"{self._step}/{self._total}" if self._unit is None else f"{self._step} {self._unit}"
+                parts = [steps] if self._unit is None or (self._unit and self._step) else []
+                parts += [*self._measures, duration(self.clock() - self._began_s)]
+                self.keep(Text(f"{self._stage}: {', '.join(parts)}"))
+            self._stage, self._measures = "", ()
 
 
 def duration(seconds: float) -> str:
@@ -190,10 +137,6 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _head(progress: Progress) -> str:
-    return f"{LABELS[progress.stage]}: "
-
-
-def _measures(progress: Progress) -> list[str]:
-    parts = [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
-    return parts + ([f"{progress.tokens_per_s:.0f} tokens/s"] if progress.tokens_per_s is not None else [])
+def printable(text: str) -> str:
+    """The text without what would steer the terminal."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)

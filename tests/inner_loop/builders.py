@@ -9,9 +9,10 @@ from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import AdaptJob, DecodeSettings, Progress, TrainingRecord, TrainingSettings
-from arc_seal.inner_loop.lora import attached
+from arc_seal.inner_loop.lora import with_fresh_adapter
 from arc_seal.inner_loop.train import train
-from arc_seal.models.prompt import Encoded, Model, demonstrations_prompt
+from arc_seal.models.model import Model
+from arc_seal.models.prompt import Encoded, demonstrations_prompt
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
 from tests.self_edit.builders import edit, random_grid
 
@@ -47,7 +48,7 @@ def learn(model: Model, examples: Sequence[Encoded], **settings: Any) -> Trainin
 @contextmanager
 def adapted(model: Model, task: Task, updates: int = 60) -> Iterator[None]:
     """The model with an adapter that has learnt a task's form."""
-    with attached(model, 8, 16.0, seed=0):
+    with with_fresh_adapter(model, 8, 16.0, seed=0):
         learn(model, examples_of(model, [task]), training={"epochs": updates, "learning_rate": 0.02})
         yield
 

@@ -1,5 +1,6 @@
 """One job from self-edit to attempts: fixed by its seed, its failures recorded, the model left as it was."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import Diverged, InvalidSelfEdit, OverBudget, Status
 from arc_seal.inner_loop.adapt import adapt
-from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, TrainingSettings
-from arc_seal.inner_loop.vote import vote
-from arc_seal.models.prompt import Model, demonstrations_prompt
+from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, TrainingSettings, vote
+from arc_seal.models.model import Model
+from arc_seal.models.prompt import demonstrations_prompt
 from arc_seal.models.scripted import ScriptedSource
 from arc_seal.models.weights import GridSource, ModelSource
 from arc_seal.sandbox.process import ProcessExecutor
@@ -79,7 +80,7 @@ def test_worker_process_comes_to_the_same(model: Model, source: ModelSource) -> 
 def test_result_is_complete(model: Model) -> None:
     task = random_task(3, queries=2)
     seen: list[Progress] = []
-    result = adapt(job(task, TURNS, decode=DecodeSettings(views=3, batch_views=2)), model, seen.append)
+    result = adapt(job(task, TURNS, decode=DecodeSettings(views=3)), model, seen.append)
     assert [candidate.query for candidate in result.candidates] == [0, 0, 0, 1, 1, 1]
     assert result.candidates[0].view == result.candidates[3].view == "as given"
     assert any("rotate" in candidate.view for candidate in result.candidates)
@@ -89,12 +90,20 @@ def test_result_is_complete(model: Model) -> None:
     assert {progress.stage for progress in seen} == {"train", "predict"}
 
 
-def test_batches_of_views_change_nothing_but_rounding(model: Model) -> None:
-    one, all_ = (
-        adapt(job(TASK, decode=DecodeSettings(views=4, batch_views=size)), model, ignore).candidates for size in (1, 4)
-    )
-    assert [(each.view, each.grid) for each in one] == [(each.view, each.grid) for each in all_]
-    assert [each.log_probability for each in one] == pytest.approx([each.log_probability for each in all_], abs=1e-4)
+@pytest.mark.parametrize("score", [False, True])
+def test_what_was_read_for_a_query_is_let_go_before_the_next(model: Model, score: bool) -> None:
+    """Keys and values of all views are most of the memory that predicting takes."""
+    caches: list[weakref.ref[Any]] = []
+
+    def note(decoder: torch.nn.Module, inputs: object, given: dict[str, Any], output: Any) -> None:
+        if given["use_cache"] and given["past_key_values"] is None:
+            assert [cache for cache in caches if cache() is not None] == []
+            caches.append(weakref.ref(output.past_key_values))
+
+    model.network.get_decoder().register_forward_hook(note, with_kwargs=True)
+    adapt(job(random_task(3, queries=3), None, decode=DecodeSettings(views=3, score=score)), model, ignore)
+    assert len(caches) == 3
+    assert [cache for cache in caches if cache() is not None] == []
 
 
 def test_views_are_predicted_back_in_the_tasks_own_frame(model: Model) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from arc_seal.inner_loop.lora import attached
-from arc_seal.models.prompt import Model
+from arc_seal.inner_loop.lora import with_fresh_adapter
+from arc_seal.models.model import Model
 from tests.inner_loop.builders import copying_task, examples_of, learn
 from tests.models.builders import MODELS
 
@@ -31,7 +31,7 @@ def lora(model: Model, part: str = "lora_") -> Iterator[torch.Tensor]:
 
 
 def first_weights(model: Model, seed: int) -> torch.Tensor:
-    with attached(model, 4, 4.0, seed):
+    with with_fresh_adapter(model, 4, 4.0, seed):
         return torch.cat([weight.detach().flatten() for weight in lora(model)])
 
 
@@ -43,7 +43,7 @@ def hidden(model: Model) -> torch.Tensor:
 
 def test_base_is_bit_identical_after_training(model: Model) -> None:
     before, attributes, states = snapshot(model), set(vars(model.network)), hidden(model)
-    with attached(model, 8, 8.0, seed=0):
+    with with_fresh_adapter(model, 8, 8.0, seed=0):
         learn(model, examples_of(model, [copying_task()]), training={"epochs": 5, "learning_rate": 0.05})
         assert not torch.allclose(hidden(model), states, atol=1e-3)
     assert snapshot(model) == before
@@ -55,7 +55,7 @@ def test_base_is_bit_identical_after_training(model: Model) -> None:
 
 def test_base_is_bit_identical_after_an_error(model: Model) -> None:
     before = snapshot(model)
-    with pytest.raises(KeyboardInterrupt), attached(model, 8, 8.0, seed=0):
+    with pytest.raises(KeyboardInterrupt), with_fresh_adapter(model, 8, 8.0, seed=0):
         learn(model, examples_of(model, [copying_task()]))
         raise KeyboardInterrupt
     assert snapshot(model) == before
@@ -66,13 +66,13 @@ def test_adapters_follow_one_another_without_a_word(model: Model) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for rank in (4, 8, 4):
-            with attached(model, rank, 4.0, seed=0):
+            with with_fresh_adapter(model, rank, 4.0, seed=0):
                 assert {weight.shape[0] for weight in lora(model, "lora_A")} == {rank}
 
 
-def test_only_the_adapter_is_trainable_and_on_every_linear_layer_but_the_head(model: Model) -> None:
+def test_only_the_adapter_is_trainable_and_on_every_linear_layer_but_the_output_layer(model: Model) -> None:
     layers = {name for name, module in model.network.named_modules() if isinstance(module, torch.nn.Linear)}
-    with attached(model, 8, 8.0, seed=0):
+    with with_fresh_adapter(model, 8, 8.0, seed=0):
         trainable = {name for name, weight in model.network.named_parameters() if weight.requires_grad}
         assert all("lora_" in name for name in trainable)
         assert {name.partition(".lora_")[0] for name in trainable} == layers - {"lm_head"}
@@ -80,7 +80,7 @@ def test_only_the_adapter_is_trainable_and_on_every_linear_layer_but_the_head(mo
 
 def test_fresh_adapter_changes_nothing_yet(model: Model) -> None:
     before = hidden(model)
-    with attached(model, 8, 8.0, seed=0):
+    with with_fresh_adapter(model, 8, 8.0, seed=0):
         assert torch.equal(hidden(model), before)
 
 
@@ -89,7 +89,7 @@ def test_update_is_scaled_by_alpha_over_rank(model: Model) -> None:
     data = torch.ones(1, 64)
     plain = model.network.get_submodule(layer)(data)
     for rank, alpha in ((4, 4.0), (4, 8.0), (8, 4.0)):
-        with attached(model, rank, alpha, seed=0), torch.no_grad():
+        with with_fresh_adapter(model, rank, alpha, seed=0), torch.no_grad():
             adapted = model.network.get_submodule(layer)
             (down,), (up,) = ([*adapted.get_submodule(part).values()] for part in ("lora_A", "lora_B"))
             torch.nn.init.normal_(up.weight)
@@ -110,6 +110,6 @@ def test_other_generators_are_left_alone(model: Model) -> None:
         return torch.get_rng_state().numpy().tobytes(), random.getstate(), str(np.random.get_state())
 
     before = states()
-    with attached(model, 8, 8.0, seed=0):
+    with with_fresh_adapter(model, 8, 8.0, seed=0):
         learn(model, examples_of(model, [copying_task()]))
     assert states() == before

@@ -10,9 +10,10 @@ import torch
 from arc_seal.arc.grid import MAX_SIDE
 from arc_seal.arc.task import Task
 from arc_seal.errors import Diverged
-from arc_seal.inner_loop.predict import Decoded, Spelling, decode
-from arc_seal.models.generate import Cursors, Reader, model_positions
-from arc_seal.models.prompt import Encoded, Model, query_prompt
+from arc_seal.inner_loop.predict import Decoded, GridGrammar, decode
+from arc_seal.models.generate import CachedContext, model_positions
+from arc_seal.models.model import Model
+from arc_seal.models.prompt import Encoded, query_prompt
 from tests.inner_loop.builders import adapted, copying_task
 from tests.models.builders import MODELS, MakeModel
 from tests.self_edit.builders import random_grid
@@ -47,22 +48,21 @@ def prompts(model: Model, task: Task = TASK) -> list[Encoded]:
 @torch.no_grad()
 def without_cache(model: Model, prompt: Encoded) -> Decoded:
     """Greedy decoding by reading everything anew for every symbol."""
-    symbols = list(model.codec.symbols.all)
-    spelling, cursors, total, count = Spelling(), Cursors(model.codec, [prompt]), 0.0, 0
+    symbols = list(model.codec.symbols)
+    grammar, total, count = GridGrammar(), 0.0, 0
     ids, positions = prompt.ids[None], prompt.positions[:, None]
-    while spelling.open:
+    while grammar.open:
         position_ids = model_positions(torch.from_numpy(positions))
         logits = model.network(input_ids=torch.from_numpy(ids), position_ids=position_ids).logits[0, -1, symbols]
         log_probabilities = torch.log_softmax(
-            logits.masked_fill(~torch.from_numpy(spelling.allowed()), float("-inf")), dim=-1
+            logits.masked_fill(~torch.from_numpy(grammar.allowed()), float("-inf")), dim=-1
         )
         symbol = int(log_probabilities.argmax())
         total, count = total + float(log_probabilities[symbol]), count + 1
-        spelling.take(symbol)
-        after = np.array([[symbols[symbol]]])
-        ids = np.concatenate([ids, after], axis=1)
-        positions = np.concatenate([positions, cursors.advance(after)], axis=2)
-    return Decoded(spelling.grid, total / count, count)
+        grammar.take(symbol)
+        positions = np.append(positions, model.codec.next_positions(positions[..., -1:], ids[:, -1:]), axis=2)
+        ids = np.append(ids, [[symbols[symbol]]], axis=1)
+    return Decoded(grammar.grid, total / count, count)
 
 
 def assert_alike(one: Decoded, other: Decoded) -> None:
@@ -71,22 +71,22 @@ def assert_alike(one: Decoded, other: Decoded) -> None:
 
 
 def test_side_by_side_is_as_alone(model: Model) -> None:
-    together = decode(Reader(model, prompts(model)), nothing)
+    together = decode(CachedContext(model, prompts(model)), nothing)
     assert len({each.symbols for each in together}) > 1  # some end before others
     assert sum(each.grid is not None for each in together) > 1
     for prompt, each in zip(prompts(model), together, strict=True):
-        assert_alike(decode(Reader(model, [prompt]), nothing)[0], each)
+        assert_alike(decode(CachedContext(model, [prompt]), nothing)[0], each)
 
 
 def test_cache_changes_nothing(model: Model) -> None:
-    for prompt, each in zip(prompts(model), decode(Reader(model, prompts(model)), nothing), strict=True):
+    for prompt, each in zip(prompts(model), decode(CachedContext(model, prompts(model)), nothing), strict=True):
         assert_alike(without_cache(model, prompt), each)
 
 
 def test_untrained_network_is_held_to_the_grammar(make: MakeModel) -> None:
     for seed in range(3):
         model = make(seed)
-        for prompt, each in zip(prompts(model), decode(Reader(model, prompts(model)), nothing), strict=True):
+        for prompt, each in zip(prompts(model), decode(CachedContext(model, prompts(model)), nothing), strict=True):
             assert_alike(without_cache(model, prompt), each)
             assert 1 <= each.symbols <= MAX_SIDE * (MAX_SIDE + 1)
             assert each.log_probability <= 0
@@ -97,7 +97,7 @@ def test_what_was_learnt_is_decoded(make: MakeModel) -> None:
     model = make(0)
     with adapted(model, task, updates=150):
         prompt = query_prompt(task.with_demos(task.demos[:1]), task.demos[1].input)
-        (decoded,) = decode(Reader(model, [model.codec.encode(prompt)]), nothing)
+        (decoded,) = decode(CachedContext(model, [model.codec.encode(prompt)]), nothing)
     assert decoded.grid == task.demos[1].output
     assert decoded.symbols == 4
     assert decoded.log_probability > -0.2
@@ -106,13 +106,13 @@ def test_what_was_learnt_is_decoded(make: MakeModel) -> None:
 def test_largest_query_can_be_asked(make: MakeModel) -> None:
     model = make(0)
     task = Task("wide", TASK.demos, (random_grid(Random(0), MAX_SIDE, MAX_SIDE),))
-    for each in decode(Reader(model, prompts(model, task)), nothing):
+    for each in decode(CachedContext(model, prompts(model, task)), nothing):
         assert each.symbols <= MAX_SIDE * (MAX_SIDE + 1)
 
 
 def test_steps_are_reported(model: Model) -> None:
     seen: list[tuple[int, float]] = []
-    decoded = decode(Reader(model, prompts(model)), lambda step, rate: seen.append((step, rate)))
+    decoded = decode(CachedContext(model, prompts(model)), lambda step, rate: seen.append((step, rate)))
     assert [step for step, _ in seen] == list(range(1, max(each.symbols for each in decoded) + 1))
     assert all(np.isfinite(rate) and rate > 0 for _, rate in seen)
 
@@ -121,4 +121,4 @@ def test_network_without_finite_outputs_is_a_failure_not_a_grid(make: MakeModel)
     model = make(0)
     torch.nn.init.constant_(model.network.get_decoder().norm.weight, float("nan"))
     with pytest.raises(Diverged, match=r"^the network's outputs are not finite$"):
-        decode(Reader(model, prompts(model)), nothing)
+        decode(CachedContext(model, prompts(model)), nothing)

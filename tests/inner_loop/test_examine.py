@@ -1,17 +1,21 @@
 """Examinations on the demonstrations: what they see, what they say, and that they leave no trace."""
 
+import weakref
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
-from arc_seal.errors import OverBudget
-from arc_seal.inner_loop.adapt import examine, left_out
+from arc_seal.errors import Diverged, OverBudget
+from arc_seal.inner_loop.adapt import adapt, examine, left_out
 from arc_seal.inner_loop.job import ExamineJob, Progress
 from arc_seal.models.scripted import ScriptedModel
 from tests.inner_loop.builders import copying_task, ignore, job
 from tests.inner_loop.test_adapter import snapshot
+from tests.models.builders import MODELS, MakeModel
 from tests.self_edit.builders import edit
 
 TASK = copying_task()
@@ -38,9 +42,8 @@ def test_a_better_edit_is_worth_more() -> None:
     good = examine(ExamineJob(job(CONSTANT, edit(learning_rate=0.02, epochs=40)), (0, 2)), model, ignore)
     poor = examine(ExamineJob(job(CONSTANT, edit(learning_rate=0.00002)), (0, 2)), model, ignore)
     context = examine(ExamineJob(job(CONSTANT, None), (0, 2)), model, ignore)
-    assert (good.hits, good.folds) == (2, 2)
-    assert poor.hits == 0
-    assert poor.log_probability < good.log_probability <= 0
+    assert good.folds == poor.folds == 2
+    assert poor.log_probability < -0.5 < -0.1 < good.log_probability <= 0
     assert context.tokens == 0 < poor.tokens
     assert good.seconds.keys() == {"train", "predict"} and context.seconds.keys() == {"predict"}
 
@@ -70,10 +73,48 @@ def test_folds_are_reported_and_the_model_is_left_as_it_was() -> None:
 
 def test_the_only_demonstration_is_judged_behind_itself() -> None:
     task = Task("one", TASK.demos[:1], TASK.queries)
-    found = examine(ExamineJob(job(task, edit(learning_rate=0.02, epochs=60)), (0,)), ScriptedModel(), ignore)
-    assert (found.folds, found.hits) == (1, 1)
+    learnt, fresh = (
+        examine(ExamineJob(job(task, each), (0,)), ScriptedModel(), ignore)
+        for each in (edit(learning_rate=0.02, epochs=60), None)
+    )
+    assert learnt.folds == fresh.folds == 1
+    assert learnt.log_probability > -0.1 > fresh.log_probability
 
 
 def test_failures_are_a_job_s() -> None:
     with pytest.raises(OverBudget):
         examine(ExamineJob(job(TASK, max_training_tokens=5), (0,)), ScriptedModel(), ignore)
+    astray = job(TASK, edit(learning_rate=1e30, max_examples=1))
+    with pytest.raises(Diverged, match=r"^the network's outputs are not finite$"):
+        examine(ExamineJob(astray, (0,)), ScriptedModel(), ignore)
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_outputs_are_judged_in_one_pass_and_nothing_is_decoded(make: MakeModel) -> None:
+    """Beside what training reads, the network reads the prompts, and then the output in place of an answer.
+
+    Keys and values of one fold are let go before the next is trained.
+    """
+    model, cached, caches = make(0), list[bool](), list[weakref.ref[Any]]()
+
+    def note(decoder: torch.nn.Module, inputs: object, given: dict[str, Any], output: Any) -> None:
+        if given["use_cache"]:
+            cached.append(given["past_key_values"] is not None)
+            caches.append(weakref.ref(output.past_key_values))
+        else:
+            assert [cache for cache in caches if cache() is not None] == []
+
+    model.network.get_decoder().register_forward_hook(note, with_kwargs=True)
+    examine(ExamineJob(job(TASK), (0, 2)), model, ignore)
+    assert cached == [False, True] * 2
+
+
+def test_what_is_examined_is_trained_as_the_inner_loop_that_it_stands_for() -> None:
+    """Its seed too: what the tools draw and the adapter's first weights are the same."""
+    inner, _ = left_out(job(TASK, seed=7), 0)
+    assert inner.seed == 7
+    one, other = (ExamineJob(job(TASK, seed=seed), (0,)) for seed in (7, 8))
+    alone = adapt(inner, ScriptedModel(), ignore).training
+    found = examine(one, ScriptedModel(), ignore)
+    assert alone is not None and found.tokens == alone.tokens
+    assert found.log_probability != examine(other, ScriptedModel(), ignore).log_probability

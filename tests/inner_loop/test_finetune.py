@@ -1,4 +1,4 @@
-"""An adapter that is kept: trained on text, worn again, alone and beneath a fresh one."""
+"""An adapter that is kept: trained on text, then active again, alone and beside a fresh one."""
 
 import json
 from pathlib import Path
@@ -7,20 +7,19 @@ import pytest
 import torch
 
 from arc_seal.errors import InputError
-from arc_seal.inner_loop.job import FinetuneSettings, Progress
-from arc_seal.inner_loop.lora import attached, worn
-from arc_seal.inner_loop.policy import finetune
+from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, Progress, RewardedEdit
+from arc_seal.inner_loop.lora import with_adapter, with_fresh_adapter
+from arc_seal.inner_loop.policy import finetune, self_edit_prompt
 from arc_seal.models.generate import model_positions
-from arc_seal.models.model import load
-from arc_seal.models.prompt import Encoded, Model, Prompt, Turn
+from arc_seal.models.model import Model, load
+from arc_seal.models.prompt import Encoded, Prompt, Turn
 from arc_seal.models.weights import GridSource
 from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
 from tests.inner_loop.test_adapter import hidden, lora, snapshot
 from tests.models.builders import MODELS, SMALL, grid_network
 
 SETTINGS = FinetuneSettings(lora_rank=8, lora_alpha=8.0, learning_rate=0.02, epochs=12, batch_size=2)
-ASKED = (Turn("user", ("inputs", *(grid for demo in SMALL.demos for grid in (demo.input, demo.output)))),)
-LESSONS = [Prompt((*ASKED, Turn("assistant", (text,), target=True))) for text in ('{"a":1}', '{"a":2}', '{"b":3}')]
+EDITS = tuple(RewardedEdit(SMALL, text) for text in ('{"a":1}', '{"a":2}', '{"b":3}'))
 
 
 @pytest.fixture(params=MODELS)
@@ -29,23 +28,29 @@ def model(request: pytest.FixtureRequest) -> Model:
     return model
 
 
-def lessons(model: Model) -> list[Encoded]:
-    return [model.codec.encode(lesson) for lesson in LESSONS]
+def examples(model: Model) -> list[Encoded]:
+    asked = self_edit_prompt(SMALL, "", "").turns
+    answers = [Turn("assistant", (edit.self_edit,), target=True) for edit in EDITS]
+    return [model.codec.encode(Prompt((*asked, answer))) for answer in answers]
+
+
+def job(folder: Path, seed: int = 0) -> FinetuneJob:
+    return FinetuneJob(EDITS, "", "", {}, SETTINGS, seed, str(folder))
 
 
 def kept(model: Model, folder: Path, seed: int = 0) -> Path:
-    finetune(lessons(model), SETTINGS, seed, folder, model, ignore)
+    finetune(job(folder, seed), model, ignore)
     return folder
 
 
 def test_it_learns_and_leaves_the_model_as_it_was(model: Model, tmp_path: Path) -> None:
     before, seen = snapshot(model), list[Progress]()
-    record = finetune(lessons(model), SETTINGS, 0, tmp_path / "policy", model, seen.append)
+    record = finetune(job(tmp_path / "policy"), model, seen.append)
     assert snapshot(model) == before
     assert record.losses[-1] < 0.7 * record.losses[0]
     assert record.updates == len(seen) == 12 * 2
     assert {progress.stage for progress in seen} == {"finetune"}
-    assert record.targets == 12 * sum(lesson.target.sum() for lesson in lessons(model))
+    assert record.targets == 12 * sum(example.target.sum() for example in examples(model))
 
 
 def test_files_are_the_same_for_one_seed_and_replaced_whole(model: Model, tmp_path: Path) -> None:
@@ -63,43 +68,43 @@ def test_files_are_the_same_for_one_seed_and_replaced_whole(model: Model, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
 
 
-def test_worn_it_says_what_it_learnt_and_comes_off_without_a_trace(model: Model, tmp_path: Path) -> None:
+def test_active_it_says_what_it_learnt_and_comes_off_without_a_trace(model: Model, tmp_path: Path) -> None:
     folder, before, states = kept(model, tmp_path / "policy"), snapshot(model), hidden(model)
     fresh = loss(model)
-    with worn(model, folder):
+    with with_adapter(model, folder):
         assert loss(model) < 0.7 * fresh
         assert not any(weight.requires_grad for weight in model.network.parameters())
         changed = hidden(model)
     assert not torch.allclose(changed, states, atol=1e-4)
     assert snapshot(model) == before
-    with worn(model, folder):
+    with with_adapter(model, folder):
         assert torch.equal(hidden(model), changed)
 
 
-def test_it_is_worn_without_a_word_where_the_model_has_moved(tmp_path: Path) -> None:
+def test_it_is_read_without_a_word_where_the_model_has_moved(tmp_path: Path) -> None:
     model = MODELS[0](0)
     folder = kept(model, tmp_path / "policy")
     config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
     (folder / "adapter_config.json").write_text(
         json.dumps({**config, "base_model_name_or_path": "/elsewhere"}), "utf-8"
     )
-    for wear in (worn(model, folder), attached(model, 4, 4.0, seed=0, beneath=folder)):
-        with wear:
+    for active in (with_adapter(model, folder), with_fresh_adapter(model, 4, 4.0, seed=0, frozen=folder)):
+        with active:
             assert next(lora(model)) is not None
 
 
-def test_a_fresh_adapter_stands_on_a_kept_one(model: Model, tmp_path: Path) -> None:
+def test_a_fresh_adapter_is_added_to_a_kept_one(model: Model, tmp_path: Path) -> None:
     folder, before = kept(model, tmp_path / "policy"), snapshot(model)
-    with worn(model, folder):
+    with with_adapter(model, folder):
         states = hidden(model)
-    with attached(model, 4, 4.0, seed=0, beneath=folder):
+    with with_fresh_adapter(model, 4, 4.0, seed=0, frozen=folder):
         assert torch.allclose(hidden(model), states, atol=1e-5)
-        beneath = {name: weight.clone() for name, weight in model.network.named_parameters() if ".kept." in name}
-        assert beneath and not any(dict(model.network.named_parameters())[name].requires_grad for name in beneath)
+        frozen = {name: weight.clone() for name, weight in model.network.named_parameters() if ".kept." in name}
+        assert frozen and not any(dict(model.network.named_parameters())[name].requires_grad for name in frozen)
         assert all(weight.requires_grad for weight in lora(model, ".default."))
         learn(model, examples_of(model, [copying_task()]), training={"epochs": 3, "learning_rate": 0.05})
         after = dict(model.network.named_parameters())
-        assert all(torch.equal(after[name], weight) for name, weight in beneath.items())
+        assert all(torch.equal(after[name], weight) for name, weight in frozen.items())
         assert not torch.allclose(hidden(model), states, atol=1e-3)
     assert snapshot(model) == before
 
@@ -116,9 +121,9 @@ def test_a_folder_without_a_fitting_adapter_is_bad_input(broken: str, tmp_path: 
         case "of another model":
             kept(MODELS[1](0), folder)
     before = snapshot(model)
-    for wear in (worn(model, folder), attached(model, 4, 4.0, seed=0, beneath=folder)):
-        with pytest.raises(InputError, match=r"policy: expected a(n| folder with an) adapter"), wear:
-            pytest.fail("it was worn")
+    for active in (with_adapter(model, folder), with_fresh_adapter(model, 4, 4.0, seed=0, frozen=folder)):
+        with pytest.raises(InputError, match=r"policy: expected a(n| folder with an) adapter"), active:
+            pytest.fail("it was read")
         assert snapshot(model) == before
 
 
@@ -127,13 +132,13 @@ def test_an_adapter_of_other_weights_is_refused(tmp_path: Path) -> None:
     assert one.weights and other.weights and one.weights != other.weights
     folder = kept(one, tmp_path / "policy")
     (tmp_path / "0").rename(tmp_path / "moved")  # where the weights lie does not matter
-    with worn(load(GridSource("grid", str(tmp_path / "moved"))), folder):
+    with with_adapter(load(GridSource("grid", str(tmp_path / "moved"))), folder):
         pass
     before = snapshot(other)
     expected = f"expected {other.weights}, the weights that grid has now, found {one.weights}"
-    for wear in (worn(other, folder), attached(other, 4, 4.0, seed=0, beneath=folder)):
-        with pytest.raises(InputError, match=f"adapter_config.json: revision: {expected}"), wear:
-            pytest.fail("it was worn")
+    for active in (with_adapter(other, folder), with_fresh_adapter(other, 4, 4.0, seed=0, frozen=folder)):
+        with pytest.raises(InputError, match=f"adapter_config.json: revision: {expected}"), active:
+            pytest.fail("it was read")
         assert snapshot(other) == before
 
 
@@ -144,10 +149,9 @@ def saved_model(folder: Path, seed: int) -> Model:
 
 
 def loss(model: Model) -> float:
-    """Mean over the lessons' targets, nats a token."""
-    examples = [model.codec.encode(lesson) for lesson in LESSONS]
+    """Mean over the examples' targets, nats a token."""
     total = targets = 0.0
-    for example in examples:
+    for example in examples(model):
         ids = torch.from_numpy(example.ids)[None]
         positions = torch.from_numpy(example.positions)[:, None]
         with torch.no_grad():

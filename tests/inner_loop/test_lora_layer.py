@@ -10,8 +10,8 @@ from peft import LoraConfig
 from peft.tuners.lora import Linear
 from torch import Tensor
 
-from arc_seal.inner_loop.lora import FoldingLinear, attached, folded
-from arc_seal.models.prompt import Model
+from arc_seal.inner_loop.lora import MergingLinear, merged, with_fresh_adapter
+from arc_seal.models.model import Model
 from tests.models.builders import MODELS
 
 
@@ -21,8 +21,8 @@ def model(request: pytest.FixtureRequest) -> Model:
     return model
 
 
-def layers(model: Model) -> Iterator[FoldingLinear]:
-    return (module for module in model.network.modules() if isinstance(module, FoldingLinear))
+def layers(model: Model) -> Iterator[MergingLinear]:
+    return (module for module in model.network.modules() if isinstance(module, MergingLinear))
 
 
 def moved(model: Model) -> None:
@@ -39,26 +39,26 @@ def hidden(model: Model, tokens: int = 40) -> Tensor:
 
 
 @pytest.mark.parametrize(("rank", "tokens", "expected"), [(128, 200, True), (128, 190, False), (16, 10**6, False)])
-def test_a_layer_folds_where_that_is_less_work(rank: int, tokens: int, expected: bool) -> None:
+def test_a_layer_merges_where_that_is_less_work(rank: int, tokens: int, expected: bool) -> None:
     """At width 256 and rank 128 that is where 65,536 (tokens + 384) is less than 196,608 tokens: from 193 on."""
     config = LoraConfig(r=rank, lora_alpha=rank)
-    layer = FoldingLinear(torch.nn.Linear(256, 256), "default", config, r=rank, lora_alpha=rank)
+    layer = MergingLinear(torch.nn.Linear(256, 256), "default", config, r=rank, lora_alpha=rank)
     inputs = torch.zeros(1, 1, 256).expand(2, tokens // 2, 256)
-    assert layer._folds(inputs) is expected
+    assert layer.is_cheaper_merged(inputs) is expected
     with torch.no_grad():
-        assert not layer._folds(inputs)
+        assert not layer.is_cheaper_merged(inputs)
 
 
-@pytest.mark.parametrize(("tokens", "folds"), [(50, True), (1, False)])
+@pytest.mark.parametrize(("tokens", "cheaper"), [(50, True), (1, False)])
 @pytest.mark.parametrize("alpha", [32.0, 8.0])
-def test_outputs_and_gradients_are_those_of_peft(model: Model, tokens: int, folds: bool, alpha: float) -> None:
-    with attached(model, 32, alpha, seed=1):
+def test_outputs_and_gradients_are_those_of_peft(model: Model, tokens: int, cheaper: bool, alpha: float) -> None:
+    with with_fresh_adapter(model, 32, alpha, seed=1):
         moved(model)
         for layer in layers(model):
             inputs = torch.randn(2, tokens, layer.in_features, generator=torch.Generator().manual_seed(2))
             inputs.requires_grad_()
             adapter = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
-            assert layer._folds(inputs) is folds
+            assert layer.is_cheaper_merged(inputs) is cheaper
             ours, theirs = layer(inputs), Linear.forward(layer, inputs)
             assert torch.allclose(ours, theirs, atol=1e-5)
             wanted = [inputs, *adapter]
@@ -75,7 +75,7 @@ def test_outputs_and_gradients_are_those_of_peft(model: Model, tokens: int, fold
 def test_what_is_more_than_a_and_b_is_left_to_peft(rank: int, unusual: dict[str, Any]) -> None:
     torch.manual_seed(0)
     config = LoraConfig(r=rank, lora_alpha=rank, **unusual)
-    layer = FoldingLinear(torch.nn.Linear(32, 32), "default", config, r=rank, lora_alpha=rank)
+    layer = MergingLinear(torch.nn.Linear(32, 32), "default", config, r=rank, lora_alpha=rank)
     for weight in layer.lora_B["default"].parameters():
         torch.nn.init.normal_(weight)
     inputs = torch.randn(2, 200, 32)
@@ -89,7 +89,7 @@ def test_what_is_more_than_a_and_b_is_left_to_peft(rank: int, unusual: dict[str,
 def test_precisions_may_differ(model: Model) -> None:
     """Adapters of 32 bits on weights of 16, which is what peft makes of them."""
     model.network.to(torch.bfloat16)
-    with attached(model, 4, 4.0, seed=0):
+    with with_fresh_adapter(model, 4, 4.0, seed=0):
         moved(model)
         assert {weight.dtype for weight in model.network.parameters()} == {torch.bfloat16, torch.float32}
         ours = hidden(model)
@@ -98,16 +98,16 @@ def test_precisions_may_differ(model: Model) -> None:
         assert torch.equal(ours, hidden(model))
 
 
-def test_predictions_are_the_same_folded_and_the_weights_come_back(model: Model) -> None:
+def test_predictions_are_the_same_merged_and_the_weights_come_back(model: Model) -> None:
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    with attached(model, 8, 8.0, seed=0), torch.no_grad():
+    with with_fresh_adapter(model, 8, 8.0, seed=0), torch.no_grad():
         plain = hidden(model)
         moved(model)
         apart = hidden(model)
         assert not torch.allclose(apart, plain, atol=1e-3)
-        with folded(model.network):
+        with merged(model.network):
             assert torch.allclose(hidden(model), apart, atol=1e-4)
-            with folded(model.network):  # within another it changes nothing
+            with merged(model.network):  # within another it changes nothing
                 assert torch.allclose(hidden(model), apart, atol=1e-4)
             assert torch.allclose(hidden(model), apart, atol=1e-4)
         assert torch.equal(hidden(model), apart)
@@ -116,15 +116,15 @@ def test_predictions_are_the_same_folded_and_the_weights_come_back(model: Model)
 
 
 def test_the_weights_come_back_after_an_error(model: Model) -> None:
-    with attached(model, 8, 8.0, seed=0), torch.no_grad():
+    with with_fresh_adapter(model, 8, 8.0, seed=0), torch.no_grad():
         moved(model)
         apart = hidden(model)
-        with pytest.raises(KeyboardInterrupt), folded(model.network):
+        with pytest.raises(KeyboardInterrupt), merged(model.network):
             raise KeyboardInterrupt
         assert torch.equal(hidden(model), apart)
 
 
 def test_low_precision_is_left_as_it_is(model: Model) -> None:
     model.network.to(torch.bfloat16)
-    with attached(model, 8, 8.0, seed=0), folded(model.network):
+    with with_fresh_adapter(model, 8, 8.0, seed=0), merged(model.network):
         assert not any(layer.merged for layer in layers(model))

@@ -1,7 +1,7 @@
 """Scores: the probability of a grid that is given is that of decoding it."""
 
 from collections.abc import Iterator
-from math import exp
+from math import exp, log
 
 import pytest
 
@@ -9,8 +9,9 @@ from arc_seal.arc.grid import Grid
 from arc_seal.inner_loop.adapt import adapt
 from arc_seal.inner_loop.job import DecodeSettings
 from arc_seal.inner_loop.predict import decode, score
-from arc_seal.models.generate import Reader
-from arc_seal.models.prompt import Model, query_prompt
+from arc_seal.models.generate import CachedContext
+from arc_seal.models.model import Model
+from arc_seal.models.prompt import query_prompt
 from tests.inner_loop.builders import TURNS, adapted, copying_task, ignore, job
 from tests.models.builders import MODELS, MakeModel
 
@@ -27,15 +28,15 @@ def model(request: pytest.FixtureRequest) -> Iterator[Model]:
         yield model
 
 
-def reader(model: Model, shown: tuple[int, ...] = (4, 1, 3, 2)) -> Reader:
+def context(model: Model, shown: tuple[int, ...] = (4, 1, 3, 2)) -> CachedContext:
     tasks = [TASK.with_demos(TASK.demos[:count]) for count in shown]
-    return Reader(model, [model.codec.encode(query_prompt(each, each.queries[0])) for each in tasks])
+    return CachedContext(model, [model.codec.encode(query_prompt(each, each.queries[0])) for each in tasks])
 
 
 def test_what_was_decoded_scores_what_decoding_said(model: Model) -> None:
-    reading = reader(model)
-    decoded = decode(reading, lambda step, rate: None)
-    found = score(reading, [each.grid for each in decoded])
+    read = context(model)
+    decoded = decode(read, lambda step, rate: None)
+    found = score(read, [each.grid for each in decoded])
     assert any(each.grid is not None for each in decoded)
     for each, scored in zip(decoded, found, strict=True):
         if each.grid is None:
@@ -45,24 +46,24 @@ def test_what_was_decoded_scores_what_decoding_said(model: Model) -> None:
 
 
 def test_neither_neighbours_nor_what_was_read_before_count(model: Model) -> None:
-    reading = reader(model)
-    decode(reading, lambda step, rate: None)
-    mixed = score(reading, [SMALL, LARGE, None, SMALL])
-    again = score(reading, [SMALL, LARGE, None, SMALL])
+    read = context(model)
+    decode(read, lambda step, rate: None)
+    mixed = score(read, [SMALL, LARGE, None, SMALL])
+    again = score(read, [SMALL, LARGE, None, SMALL])
     assert mixed == again and mixed[2] is None
-    alone = reader(model, (1,))
+    alone = context(model, (1,))
     alone.read_prompts()
     assert score(alone, [LARGE])[0] == pytest.approx(mixed[1], abs=1e-3)
 
 
 def test_nothing_to_score_is_no_score(model: Model) -> None:
-    reading = reader(model)
-    reading.read_prompts()
-    assert score(reading, [None] * 4) == [None] * 4
+    read = context(model)
+    read.read_prompts()
+    assert score(read, [None] * 4) == [None] * 4
 
 
 def test_candidates_of_a_job_are_scored_alike_where_their_grids_are(model: Model) -> None:
-    settings = DecodeSettings(views=6, batch_views=4, score=True)
+    settings = DecodeSettings(views=6, score=True)
     candidates = adapt(job(TASK, None, decode=settings), model, ignore).candidates
     assert len(candidates) == 6 * len(TASK.queries)
     scores: dict[tuple[int, Grid], float] = {}
@@ -81,4 +82,4 @@ def test_scores_go_through_the_views_of_a_self_edit(make: MakeModel) -> None:
     for query, attempts in enumerate(result.attempts):
         for attempt in attempts:
             scores = [each.score for each in result.candidates if (each.query, each.grid) == (query, attempt.grid)]
-            assert attempt.weight == pytest.approx(sum(exp(each) for each in scores if each is not None))
+            assert attempt.log_weight == pytest.approx(log(sum(exp(each) for each in scores if each is not None)))

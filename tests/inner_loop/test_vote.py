@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from pytest import approx
 
 from arc_seal.arc.grid import Grid
-from arc_seal.inner_loop.job import Attempt, Candidate
-from arc_seal.inner_loop.vote import vote
+from arc_seal.inner_loop.job import Attempt, Candidate, pool_attempts, vote
 
 A, B, C, WIDE, TALL = (Grid.from_rows(rows) for rows in ([[1]], [[2]], [[3]], [[4, 4]], [[4], [4]]))
 candidates = st.lists(
@@ -53,7 +52,7 @@ def test_attempts_are_the_best_and_distinct(candidates: list[Candidate]) -> None
 
 def test_votes_come_before_log_probability() -> None:
     found = vote([candidate(A, -3.0), candidate(B, -0.1), candidate(A, -2.0)], 1)
-    assert found == ((Attempt(A, 2, -2.5, 2.0), Attempt(B, 1, -0.1, 1.0)),)
+    assert found == ((Attempt(A, 2, -2.5, log(2)), Attempt(B, 1, -0.1, 0.0)),)
 
 
 def test_log_probability_decides_among_equals() -> None:
@@ -68,17 +67,53 @@ def test_cells_and_shape_decide_last() -> None:
 
 
 def test_invalid_candidates_have_no_vote() -> None:
-    assert vote([candidate(None), candidate(None, -0.1), candidate(A, -9.0)], 1) == ((Attempt(A, 1, -9.0, 1.0),),)
+    assert vote([candidate(None), candidate(None, -0.1), candidate(A, -9.0)], 1) == ((Attempt(A, 1, -9.0, 0.0),),)
     assert vote([candidate(None)], 1) == ((),)
 
 
 def test_votes_weigh_what_their_scores_stand_for() -> None:
     scored = [Candidate(0, "view", grid, -0.1, log(share)) for grid, share in ((A, 0.2), (A, 0.2), (B, 0.5), (C, 0.3))]
     best, second = vote(scored, 1)[0]
-    assert (best.grid, best.votes, best.weight) == (B, 1, approx(0.5))
-    assert (second.grid, second.votes, second.weight) == (A, 2, approx(0.4))
+    assert (best.grid, best.votes, best.log_weight) == (B, 1, approx(log(0.5)))
+    assert (second.grid, second.votes, second.log_weight) == (A, 2, approx(log(0.4)))
 
 
 def test_each_query_has_a_vote_of_its_own() -> None:
     found = vote([candidate(A, query=1), candidate(B, query=0), candidate(B, query=0)], 3)
     assert [[attempt.grid for attempt in attempts] for attempts in found] == [[B], [A], []]
+
+
+def test_weights_too_small_for_a_number_still_rank() -> None:
+    """Below e**-745 a probability is 0 as a floating-point number; a 30x30 grid has 930 symbols."""
+    scored = [
+        Candidate(0, "view", grid, each, score)
+        for grid, each, score in ((A, -0.1, -2000.0), (B, -0.9, -1000.0), (B, -0.9, -1000.0), (C, -0.5, -1000.5))
+    ]
+    best, second = vote(scored, 1)[0]
+    assert (best.grid, best.log_weight) == (B, approx(-1000.0 + log(2)))
+    assert (second.grid, second.log_weight) == (C, approx(-1000.5))
+    pooled = pool_attempts([vote([each], 1) for each in scored])
+    assert [attempt.grid for attempt in pooled[0]] == [B, C]
+
+
+def test_equal_attempts_of_several_runs_add_their_votes() -> None:
+    one, two, other = Attempt(A, 2, -0.5, log(2)), Attempt(B, 3, -0.25, log(3)), Attempt(WIDE, 1, -0.9, 0.0)
+    assert pool_attempts([[[two, one]], [[one, other]]]) == ((Attempt(A, 4, -0.5, approx(log(4))), two),)
+
+
+def test_log_probabilities_are_averaged_over_the_votes_of_several_runs() -> None:
+    (pooled,) = pool_attempts([[[Attempt(A, 3, -1.0, log(3))]], [[Attempt(A, 1, -2.0, 0.0)]]])[0]
+    assert pooled == Attempt(A, 4, -1.25, approx(log(4)))
+
+
+def test_between_as_many_votes_of_several_runs_the_likelier_goes_first() -> None:
+    one, two = Attempt(A, 3, -0.5, log(3)), Attempt(B, 3, -0.25, log(3))
+    assert pool_attempts([[[one]], [[two]]]) == ((two, one),)
+    assert pool_attempts([[[], [one]]]) == ((), (one,))
+
+
+@given(votes=st.lists(st.integers(1, 9), min_size=2, max_size=6))
+def test_as_many_votes_weigh_the_same_however_they_come(votes: list[int]) -> None:
+    runs = [[[Attempt(A, count, -2.0, log(count))]] for count in votes]
+    whole = Attempt(B, sum(votes), -1.0, log(sum(votes)))
+    assert [each.grid for each in pool_attempts([*runs, [[whole]]])[0]] == [B, A]

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
+from arc_seal.models.grid_codec import GridCodec
 from arc_seal.models.grid_network import Addition, GridConfig, GridForCausalLM
-from arc_seal.models.model import GridModel
-from arc_seal.models.prompt import Model
+from arc_seal.models.model import Model, grid_tokenizer
 from arc_seal.models.scripted import CHAT_TEMPLATE, ScriptedModel, tiny_network, tiny_tokenizer
 
 MARKS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -74,9 +74,9 @@ def grid_network(seed: int = 0, layers: int = 2, revision: int = 1) -> GridForCa
         return network
 
 
-def grid_model(seed: int = 0) -> GridModel:
+def grid_model(seed: int = 0) -> Model:
     """A grid model with that network."""
-    return GridModel("grid", grid_network(seed))
+    return Model("grid", grid_network(seed), GridCodec(), grid_tokenizer())
 
 
 def scripted_model(seed: int = 0) -> ScriptedModel:

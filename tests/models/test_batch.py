@@ -14,7 +14,7 @@ SEEDS = st.integers(0, 2**32)
 
 
 def context(rng: np.random.Generator, axes: int) -> Encoded:
-    """Random tokens at random places, some of them targets; the first is none."""
+    """Random tokens at random positions, some of them targets; the first is none."""
     length = int(rng.integers(1, 12))
     target = rng.random(length) < rng.random()
     target[0] = False
@@ -36,7 +36,7 @@ def test_a_batch_holds_its_contexts_and_their_targets(seed: int, count: int, axe
         np.testing.assert_array_equal(batch.ids[row, :length], each.ids)
         np.testing.assert_array_equal(batch.positions[:, row, :length], each.positions)
         assert (batch.ids[row, length:] == pad).all() and not batch.positions[:, row, length:].any()
-        expected += [(row, place - 1, int(each.ids[place])) for place in np.flatnonzero(each.target).tolist()]
+        expected += [(row, index - 1, int(each.ids[index])) for index in np.flatnonzero(each.target).tolist()]
     assert list(zip(*batch.where.tolist(), batch.labels.tolist(), strict=True)) == expected
 
 

@@ -124,7 +124,10 @@ def test_missing_folder_is_refused(location: str) -> None:
 
 
 def test_hub_id_without_a_network_is_refused(tmp_path: Path) -> None:
-    code = "from arc_seal.models.weights import ChatSource; load(ChatSource('x', 'nobody/nothing', device='cpu'))"
+    code = (
+        "from arc_seal.models.model import load; from arc_seal.models.weights import ChatSource; "
+        "load(ChatSource('x', 'nobody/nothing', device='cpu'))"
+    )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     last = run.stderr.splitlines()[-1]

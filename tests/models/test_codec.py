@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from arc_seal.arc.grid import Grid
+from arc_seal.arc.grid import COLOURS, Grid
 from arc_seal.arc.task import Task
 from arc_seal.errors import ModelError
 from arc_seal.models.chat import TEMPLATE_DATE, ChatCodec
-from arc_seal.models.prompt import Prompt, Turn, demonstrations_prompt, query_prompt
+from arc_seal.models.prompt import END, Prompt, Turn, demonstrations_prompt, query_prompt
 from arc_seal.models.scripted import CHAT_TEMPLATE
 from arc_seal.models.weights import resolve
 from tests.arc.strategies import grids, tasks
@@ -73,15 +73,15 @@ def test_cells_are_single_tokens(task: Task) -> None:
         row_ends = sum(grid.height - 1 for grid in shown)
         marks = 2 * (len(shown) - 1) + len(bare)  # two around each turn
         assert len(ids) == cells + row_ends + marks
-        assert np.isin(ids, codec.symbols.cells).sum() == cells
+        assert np.isin(ids, codec.symbols[:COLOURS]).sum() == cells
 
 
 @given(grid=grids())
-def test_grid_is_spelt_by_the_codecs_symbols(grid: Grid) -> None:
+def test_grid_is_written_in_the_codecs_symbols(grid: Grid) -> None:
     ids = CODEC.encode(Prompt((Turn("user", ("x",)), Turn("assistant", (grid,), target=True)))).ids
-    names = dict(zip(CODEC.symbols.all, [*"0123456789", "\n", ""], strict=True))
+    names = dict(zip(CODEC.symbols, [*"0123456789", "\n", ""], strict=True))
     written = ids[3 + 1 :]  # user mark, x, end, assistant mark
-    assert written[-1] == CODEC.symbols.end
+    assert written[-1] == CODEC.symbols[END]
     assert "".join(names[token] for token in written.tolist()) == str(grid)
 
 
@@ -114,7 +114,7 @@ def test_targets_in_a_template_with_white_space() -> None:
 def test_positions_count_the_tokens() -> None:
     encoded = CODEC.encode(MIXED)
     assert encoded.positions.tolist() == [list(range(len(encoded.ids)))]
-    assert CODEC.next_position(encoded.positions[:, -1], 7).tolist() == [len(encoded.ids)]
+    assert CODEC.next_positions(encoded.positions[:, -1], encoded.ids[-1]).tolist() == [len(encoded.ids)]
 
 
 def test_merging_tokenizer_is_noted(caplog: pytest.LogCaptureFixture) -> None:
@@ -127,7 +127,7 @@ def test_merging_tokenizer_is_noted(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_cell_is_the_token_within_a_row() -> None:
     tokenizer = word_start_tokenizer()
-    assert list(ChatCodec(tokenizer).symbols.cells) == tokenizer.convert_tokens_to_ids(list("0123456789"))
+    assert list(ChatCodec(tokenizer).symbols[:COLOURS]) == tokenizer.convert_tokens_to_ids(list("0123456789"))
 
 
 @pytest.mark.parametrize(("byte", "name"), [("7", "'7'"), ("Ċ", repr("\n"))])

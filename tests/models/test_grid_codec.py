@@ -1,4 +1,4 @@
-"""The grid model's codec: what is read and what is not, every token at its place, the right targets."""
+"""The grid model's codec: what is read and what is not, every token at its position, the right targets."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -15,18 +15,16 @@ from arc_seal.arc.task import Demonstration, Task
 from arc_seal.inner_loop.policy import self_edit_prompt
 from arc_seal.models.grid_codec import (
     ASK,
-    END,
     FIRST_BYTE,
     INPUT,
     OUTPUT,
-    ROW_END,
     GridCodec,
     grid_segment,
     join,
     text_segment,
 )
-from arc_seal.models.grid_network import places_of
-from arc_seal.models.prompt import Encoded, Prompt, Turn, demonstrations_prompt, query_prompt
+from arc_seal.models.grid_network import positions_of
+from arc_seal.models.prompt import END, ROW_END, Encoded, Prompt, Turn, demonstrations_prompt, query_prompt
 from tests.arc.strategies import grids, tasks
 from tests.models.builders import SMALL
 from tests.self_edit.builders import random_grid
@@ -60,7 +58,7 @@ def said(tokens: Sequence[int]) -> str:
     return "".join({ROW_END: "\n"}.get(token, str(token)) for token in content)
 
 
-def test_a_demonstration_is_spelt_as_the_vocabulary_says() -> None:
+def test_a_demonstration_is_written_as_the_vocabulary_says() -> None:
     demo = Demonstration(Grid.from_rows([[0, 0, 3], [0, 3, 0]]), Grid.from_rows([[7]]))
     encoded = CODEC.encode(demonstrations_prompt((demo,)))
     assert encoded.ids.tolist() == [INPUT, 0, 0, 3, ROW_END, 0, 3, 0, END, OUTPUT, 7, END]
@@ -73,7 +71,7 @@ def test_a_demonstration_is_spelt_as_the_vocabulary_says() -> None:
     assert (encoded.ids.dtype, encoded.positions.dtype, encoded.target.dtype) == (np.int64, np.int64, np.bool_)
 
 
-def test_a_self_edit_is_spelt_as_the_vocabulary_says() -> None:
+def test_a_self_edit_is_written_as_the_vocabulary_says() -> None:
     encoded = CODEC.encode(Prompt((Turn("user", ("go",)), Turn("assistant", ("{é",), target=True))))
     assert encoded.ids.tolist() == [ASK, *(FIRST_BYTE + byte for byte in b"{\xc3\xa9"), END]
     assert encoded.positions.tolist() == [[0] * 5, [0] * 5, [0, 1, 2, 3, 4]]
@@ -110,12 +108,11 @@ def same(one: Encoded, other: Encoded) -> bool:
 
 
 @given(prompt=PROMPTS)
-def test_the_next_place_is_where_the_next_token_stands(prompt: Prompt) -> None:
+def test_the_next_position_is_where_the_next_token_stands(prompt: Prompt) -> None:
     encoded = CODEC.encode(prompt)
-    places = encoded.positions.T
-    for index, token in enumerate(encoded.ids[:-1].tolist()):
-        if encoded.ids[index + 1] not in MARKS:
-            assert CODEC.next_position(places[index], token).tolist() == places[index + 1].tolist()
+    opens = np.isin(encoded.ids[1:], MARKS)
+    following = CODEC.next_positions(encoded.positions[:, :-1], encoded.ids[:-1])
+    np.testing.assert_array_equal(following[:, ~opens], encoded.positions[:, 1:][:, ~opens])
 
 
 @given(prompt=PROMPTS)
@@ -127,9 +124,9 @@ def test_a_mark_opens_the_next_segment(prompt: Prompt) -> None:
 
 
 @given(prompt=PROMPTS)
-def test_the_network_finds_the_same_places_by_itself(prompt: Prompt) -> None:
+def test_the_network_finds_the_same_positions_by_itself(prompt: Prompt) -> None:
     encoded = CODEC.encode(prompt)
-    assert places_of(torch.from_numpy(encoded.ids)[None])[:, 0].tolist() == encoded.positions.tolist()
+    assert positions_of(torch.from_numpy(encoded.ids)[None])[:, 0].tolist() == encoded.positions.tolist()
 
 
 @given(task=tasks(), answer=grids())
@@ -151,9 +148,9 @@ def test_an_answer_stands_behind_what_asked_for_it(task: Task, answer: Grid) -> 
 def test_every_output_after_the_first_is_a_target_without_its_mark(task: Task) -> None:
     encoded = CODEC.encode(demonstrations_prompt(task.demos))
     outputs = [demo.output for demo in (task.demos[1:] or task.demos)]
-    spelt = "".join(f"{output}|" for output in outputs)
+    written = "".join(f"{output}|" for output in outputs)
     names = dict(enumerate([*"0123456789", "\n", "|"]))
-    assert "".join(names[token] for token in encoded.ids[encoded.target].tolist()) == spelt
+    assert "".join(names[token] for token in encoded.ids[encoded.target].tolist()) == written
 
 
 @given(prompt=PROMPTS)
@@ -187,6 +184,6 @@ def test_segments_of_arrays_are_those_of_prompts(height: int, width: int) -> Non
 def test_what_is_shared_between_segments_cannot_be_written_to() -> None:
     segment = grid_segment(SMALL.queries[0].array, INPUT)
     with pytest.raises(ValueError, match="read-only"):
-        segment.places[0, 0] = 1
+        segment.positions[0, 0] = 1
     join([segment])[1][:] = 7
-    assert grid_segment(SMALL.queries[0].array, INPUT).places[:, 0].tolist() == [0, 0]
+    assert grid_segment(SMALL.queries[0].array, INPUT).positions[:, 0].tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""The grid model: loaded or refused in one line, its tokenizer, what networks are told of places."""
+"""The grid model: loaded or refused in one line, its tokenizer, what networks are told of positions."""
 
 import json
 import pickle
@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from arc_seal.config import make
 from arc_seal.errors import ModelError
 from arc_seal.files import conf_dir, weights_dir
-from arc_seal.models.grid_codec import ASK, END, FIRST_BYTE, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY, text_segment
-from arc_seal.models.model import GridModel, grid_tokenizer, load
-from arc_seal.models.prompt import query_prompt
+from arc_seal.models.grid_codec import ASK, FIRST_BYTE, INPUT, OUTPUT, PAD, VOCABULARY, GridCodec, text_segment
+from arc_seal.models.model import Model, grid_tokenizer, load
+from arc_seal.models.prompt import END, ROW_END, query_prompt
 from arc_seal.models.weights import GridSource, resolve
 from tests.models.builders import SMALL, grid_model, grid_network, save_model
 from tests.models.test_loaded import write
@@ -41,7 +41,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @torch.no_grad()
-def logits(model: GridModel) -> torch.Tensor:
+def logits(model: Model) -> torch.Tensor:
     encoded = model.codec.encode(query_prompt(SMALL, SMALL.queries[0]))
     output = model.network(
         input_ids=torch.from_numpy(encoded.ids)[None], position_ids=torch.from_numpy(encoded.positions)[:, None]
@@ -52,8 +52,8 @@ def logits(model: GridModel) -> torch.Tensor:
 def test_folder_is_loaded_whole_or_in_parts(folder: Path, parts: Path) -> None:
     assert len(list(parts.glob("model-*.safetensors"))) > 1 and (parts / "model.safetensors.index.json").is_file()
     own = grid_model()
-    for place in (folder, parts):
-        loaded = load(GridSource("tiny", str(place), device="cpu"))
+    for saved in (folder, parts):
+        loaded = load(GridSource("tiny", str(saved), device="cpu"))
         assert loaded.name == "tiny"
         assert torch.equal(logits(loaded), logits(own))
         assert write(loaded, max_tokens=40) == write(own, max_tokens=40)
@@ -173,8 +173,8 @@ def test_what_is_not_in_the_package_is_refused(location: str) -> None:
 def test_weights_that_are_not_numbers_are_refused() -> None:
     network = grid_network()
     torch.nn.init.constant_(network.get_decoder().norm.weight, float("nan"))
-    with pytest.raises(ModelError, match=r"^arc_seal_grid: output head: .*, found a difference of nan$"):
-        GridModel("bad", network)
+    with pytest.raises(ModelError, match=r"^arc_seal_grid: output layer: .*, found a difference of nan$"):
+        Model("bad", network, GridCodec(), TOKENIZER)
 
 
 @given(text=st.text())

@@ -1,4 +1,4 @@
-"""The network of the grid model: what it computes depends on tokens and relative places alone, however it is fed."""
+"""The network of the grid model: what it computes depends on tokens and relative positions alone, however it is fed."""
 
 import copy
 from collections.abc import Sequence
@@ -21,20 +21,19 @@ from arc_seal.arc.grid import Grid
 from arc_seal.config import make
 from arc_seal.errors import InputError
 from arc_seal.files import conf_dir
-from arc_seal.inner_loop.lora import attached
-from arc_seal.models.grid_codec import AXES, END, INPUT, OUTPUT, PAD, ROW_END, VOCABULARY, GridCodec, next_place
+from arc_seal.inner_loop.lora import with_fresh_adapter
+from arc_seal.models.grid_codec import AXES, INPUT, OUTPUT, PAD, VOCABULARY, GridCodec, next_positions
 from arc_seal.models.grid_network import (
     REVISIONS,
     GridConfig,
     GridForCausalLM,
     GridTransformer,
     Rotation,
-    next_places,
-    places_of,
+    positions_of,
     rotary_frequencies,
 )
-from arc_seal.models.model import GridModel, check_head
-from arc_seal.models.prompt import Encoded, Prompt, demonstrations_prompt, query_prompt
+from arc_seal.models.model import Model, check_output_layer, grid_tokenizer
+from arc_seal.models.prompt import END, ROW_END, Encoded, Prompt, demonstrations_prompt, query_prompt
 from tests.models.builders import SMALL, grid_network
 from tests.models.test_grid_codec import PROMPTS
 from tests.self_edit.builders import random_grid, random_task
@@ -57,13 +56,13 @@ def frozen(revision: int) -> GridForCausalLM:
 
 
 def tensors(context: Encoded) -> tuple[Tensor, Tensor]:
-    """One context as a batch: ids [1, T] and places [AXES, 1, T]."""
+    """One context as a batch: ids [1, T] and positions [AXES, 1, T]."""
     return torch.from_numpy(context.ids)[None], torch.from_numpy(context.positions)[:, None]
 
 
 def logits_of(context: Encoded, network: GridForCausalLM) -> Tensor:
-    ids, places = tensors(context)
-    return as_tensor(network(input_ids=ids, position_ids=places).logits[0])
+    ids, positions = tensors(context)
+    return as_tensor(network(input_ids=ids, position_ids=positions).logits[0])
 
 
 def as_tensor(value: object) -> Tensor:
@@ -72,14 +71,16 @@ def as_tensor(value: object) -> Tensor:
 
 
 def padded(contexts: Sequence[Encoded], left: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Contexts side by side: ids, places, and the mask, 0 for padding."""
+    """Contexts side by side: ids, positions, and the mask, 0 for padding."""
     longest = max(len(context.ids) for context in contexts)
     ids = torch.full((len(contexts), longest), PAD)
-    places = torch.zeros((AXES, len(contexts), longest), dtype=torch.long)
+    positions = torch.zeros((AXES, len(contexts), longest), dtype=torch.long)
     for row, context in enumerate(contexts):
         where = slice(longest - len(context.ids), None) if left else slice(None, len(context.ids))
-        ids[row, where], places[:, row, where] = (torch.from_numpy(each) for each in (context.ids, context.positions))
-    return ids, places, (ids != PAD).long()
+        ids[row, where], positions[:, row, where] = (
+            torch.from_numpy(each) for each in (context.ids, context.positions)
+        )
+    return ids, positions, (ids != PAD).long()
 
 
 def near(one: Tensor, other: Tensor) -> bool:
@@ -89,10 +90,10 @@ def near(one: Tensor, other: Tensor) -> bool:
 @settings(max_examples=25)
 @given(cuts=st.sets(st.integers(1, LENGTH - 1)))
 def test_logits_with_a_cache_are_those_without(network: GridForCausalLM, cuts: set[int]) -> None:
-    ids, places = tensors(CONTEXTS[0])
+    ids, positions = tensors(CONTEXTS[0])
     cache, parts = DynamicCache(config=network.config), []
     for begin, end in pairwise([0, *sorted(cuts), LENGTH]):
-        output = network(input_ids=ids[:, begin:end], position_ids=places[..., begin:end], past_key_values=cache)
+        output = network(input_ids=ids[:, begin:end], position_ids=positions[..., begin:end], past_key_values=cache)
         cache = output.past_key_values
         parts.append(output.logits[0])
         assert cache.get_seq_length() == end
@@ -106,18 +107,18 @@ def test_a_cache_is_given_when_it_is_wanted(network: GridForCausalLM) -> None:
 
 
 def test_right_padding_changes_nothing(network: GridForCausalLM) -> None:
-    ids, places, mask = padded(CONTEXTS, left=False)
-    plain = network(input_ids=ids, position_ids=places).logits
-    masked = network(input_ids=ids, position_ids=places, attention_mask=mask).logits
+    ids, positions, mask = padded(CONTEXTS, left=False)
+    plain = network(input_ids=ids, position_ids=positions).logits
+    masked = network(input_ids=ids, position_ids=positions, attention_mask=mask).logits
     for row, context in enumerate(CONTEXTS):
         for logits in (plain, masked):
             assert near(logits[row, : len(context.ids)], logits_of(context, network))
 
 
 def test_left_padding_changes_nothing_with_a_mask(network: GridForCausalLM) -> None:
-    ids, places, mask = padded(CONTEXTS, left=True)
-    logits = network(input_ids=ids, position_ids=places, attention_mask=mask).logits
-    unmasked = network(input_ids=ids, position_ids=places).logits
+    ids, positions, mask = padded(CONTEXTS, left=True)
+    logits = network(input_ids=ids, position_ids=positions, attention_mask=mask).logits
+    unmasked = network(input_ids=ids, position_ids=positions).logits
     assert torch.isfinite(logits).all()
     for row, context in enumerate(CONTEXTS):
         own = logits_of(context, network)
@@ -126,11 +127,11 @@ def test_left_padding_changes_nothing_with_a_mask(network: GridForCausalLM) -> N
 
 
 def test_left_padding_changes_nothing_with_a_cache(network: GridForCausalLM) -> None:
-    ids, places, mask = padded(CONTEXTS, left=True)
+    ids, positions, mask = padded(CONTEXTS, left=True)
     half = ids.shape[1] - 4
-    first = network(input_ids=ids[:, :half], position_ids=places[..., :half], attention_mask=mask[:, :half])
+    first = network(input_ids=ids[:, :half], position_ids=positions[..., :half], attention_mask=mask[:, :half])
     second = network(
-        input_ids=ids[:, half:], position_ids=places[..., half:], attention_mask=mask,
+        input_ids=ids[:, half:], position_ids=positions[..., half:], attention_mask=mask,
         past_key_values=first.past_key_values,
     )  # fmt: skip
     for row, context in enumerate(CONTEXTS):
@@ -138,58 +139,63 @@ def test_left_padding_changes_nothing_with_a_cache(network: GridForCausalLM) -> 
 
 
 def test_no_token_sees_those_after_it(network: GridForCausalLM) -> None:
-    ids, places = tensors(CONTEXTS[0])
+    ids, positions = tensors(CONTEXTS[0])
     other = ids.clone()
     other[0, 20:] = 7
-    changed = network(input_ids=other, position_ids=places).logits[0]
+    changed = network(input_ids=other, position_ids=positions).logits[0]
     assert torch.equal(changed[:20], logits_of(CONTEXTS[0], network)[:20])
     assert not torch.allclose(changed[20:], logits_of(CONTEXTS[0], network)[20:])
 
 
 @given(prompt=PROMPTS, left=st.integers(0, 3))
-def test_places_worked_out_from_tokens_are_the_codecs(prompt: Prompt, left: int) -> None:
+def test_positions_worked_out_from_tokens_are_the_codecs(prompt: Prompt, left: int) -> None:
     encoded = CODEC.encode(prompt)
     ids = torch.from_numpy(np.concatenate([np.full(left, PAD), encoded.ids]))[None]
-    places = places_of(ids)
-    np.testing.assert_array_equal(places[:, 0, left:], encoded.positions)
-    assert not places[:, 0, :left].any()
+    positions = positions_of(ids)
+    np.testing.assert_array_equal(positions[:, 0, left:], encoded.positions)
+    assert not positions[:, 0, :left].any()
 
 
-def test_places_of_a_batch_are_those_of_its_rows(network: GridForCausalLM) -> None:
-    ids, places, _ = padded(CONTEXTS, left=True)
-    assert torch.equal(places_of(ids), places)
-    assert torch.equal(network(input_ids=ids).logits, network(input_ids=ids, position_ids=places).logits)
+def test_positions_of_a_batch_are_those_of_its_rows(network: GridForCausalLM) -> None:
+    ids, positions, _ = padded(CONTEXTS, left=True)
+    assert torch.equal(positions_of(ids), positions)
+    assert torch.equal(network(input_ids=ids).logits, network(input_ids=ids, position_ids=positions).logits)
 
 
 @given(
-    place=st.tuples(st.integers(0, 20), st.integers(0, 30), st.integers(0, 400)), token=st.integers(0, VOCABULARY - 1)
+    position=st.tuples(st.integers(0, 20), st.integers(0, 30), st.integers(0, 400)),
+    token=st.integers(0, VOCABULARY - 1),
 )
-def test_the_next_place_is_the_vocabularys(place: tuple[int, int, int], token: int) -> None:
-    following = next_places(torch.tensor(place)[:, None, None], torch.tensor([[token]]))
-    assert following.flatten().tolist() == next_place(np.array(place), token).tolist()
+def test_the_next_position_is_a_column_on_or_in_the_next_row(position: tuple[int, int, int], token: int) -> None:
+    segment, row, column = position
+    expected = [segment, row + 1, 1] if token == ROW_END else [segment, row, column + 1]
+    given_ = np.array(position)[:, None, None]
+    following = next_positions(given_, np.array([[token]]))
+    assert following.flatten().tolist() == expected and given_.flatten().tolist() == [*position]
+    assert next_positions(torch.from_numpy(given_), torch.tensor([[token]])).tolist() == following.tolist()
 
 
 @settings(max_examples=20)
 @given(axis=st.integers(0, AXES - 1), shift=st.integers(-40, 40))
-def test_in_revision_1_places_count_relative_to_one_another_alone(axis: int, shift: int) -> None:
+def test_in_revision_1_positions_count_relative_to_one_another_alone(axis: int, shift: int) -> None:
     network = frozen(1)
     # Every row begins at column 1, whatever has been moved, so columns are moved where there is one row alone.
-    ids, places = tensors(CODEC.encode(demonstrations_prompt(FLAT.demos)) if axis == 2 else CONTEXTS[0])
+    ids, positions = tensors(CODEC.encode(demonstrations_prompt(FLAT.demos)) if axis == 2 else CONTEXTS[0])
     assert axis < 2 or not (ids == ROW_END).any()
-    own = network(input_ids=ids, position_ids=places).logits
-    moved = places.clone()
+    own = network(input_ids=ids, position_ids=positions).logits
+    moved = positions.clone()
     moved[axis] += shift
     assert torch.allclose(network(input_ids=ids, position_ids=moved).logits, own, atol=2e-4)
-    scaled = places.clone()
+    scaled = positions.clone()
     scaled[axis] *= 3
-    if places[axis].any():
+    if positions[axis].any():
         assert not torch.allclose(network(input_ids=ids, position_ids=scaled).logits, own, atol=2e-4)
 
 
 def test_from_revision_2_on_a_token_knows_where_it_is() -> None:
-    ids, places = tensors(CONTEXTS[0])
+    ids, positions = tensors(CONTEXTS[0])
     for axis in range(AXES):
-        moved = places.clone()
+        moved = positions.clone()
         moved[axis] += 1
         logits = [frozen(revision)(input_ids=ids, position_ids=moved).logits[0] for revision in REVISIONS]
         own = [logits_of(CONTEXTS[0], frozen(revision)) for revision in REVISIONS]
@@ -212,10 +218,10 @@ def test_another_revision_is_refused() -> None:
         GridConfig(revision=3)
 
 
-PLACE = st.tuples(*(st.integers(0, 30) for _ in range(AXES)))
+POSITION = st.tuples(*(st.integers(0, 30) for _ in range(AXES)))
 
 
-@given(asked=PLACE, stood=PLACE, shift=PLACE, seed=st.integers(0, 99))
+@given(asked=POSITION, stood=POSITION, shift=POSITION, seed=st.integers(0, 99))
 def test_scores_depend_on_offsets_and_are_plain_at_offset_zero(
     asked: tuple[int, ...], stood: tuple[int, ...], shift: tuple[int, ...], seed: int
 ) -> None:
@@ -228,8 +234,8 @@ def test_scores_depend_on_offsets_and_are_plain_at_offset_zero(
         )
         return float((asks.turn(query) * stands.turn(key)).sum())
 
-    moved = [place + step for place, step in zip(asked, shift, strict=True)]
-    after = [place + step for place, step in zip(stood, shift, strict=True)]
+    moved = [start + step for start, step in zip(asked, shift, strict=True)]
+    after = [start + step for start, step in zip(stood, shift, strict=True)]
     assert score(moved, after) == pytest.approx(score(asked, stood), abs=1e-3)
     assert score(asked, asked) == pytest.approx(float((query * key).sum()), abs=1e-4)
 
@@ -243,35 +249,35 @@ def test_every_axis_turns_pairs_of_its_own(head: int) -> None:
 
 
 def test_whoever_writes_a_cell_asks_for_that_cell_of_the_input() -> None:
-    """Each token of an output is predicted from where the input's token at its place stands, row ends included."""
+    """Each token of an output is predicted from where the input's token at its position stands, row ends included."""
     grid = random_grid(Random(0), 3, 4)
     task = random_task(0, demos=1)
     prompt = query_prompt(task, grid)
     asked = CODEC.encode(prompt)
     begin = int(np.flatnonzero(asked.ids == INPUT)[-1])
-    given_ids, given_places = asked.ids[begin + 1 : -1], asked.positions[1:, begin + 1 : -1]
+    given_ids, given_positions = asked.ids[begin + 1 : -1], asked.positions[1:, begin + 1 : -1]
     answer = torch.tensor([[OUTPUT, *given_ids[:-1].tolist()]])
     start = torch.tensor([0, *asked.positions[1:, -1].tolist()])
-    places = torch.zeros((AXES, 1, answer.shape[1]), dtype=torch.long)
-    places[:, 0, 0] = start
+    positions = torch.zeros((AXES, 1, answer.shape[1]), dtype=torch.long)
+    positions[:, 0, 0] = start
     for index in range(1, answer.shape[1]):
-        places[:, 0, index] = torch.from_numpy(next_place(places[:, 0, index - 1].numpy(), int(answer[0, index - 1])))
+        positions[:, 0, index] = next_positions(positions[:, 0, index - 1], answer[0, index - 1])
     assert given_ids[-1] == END
-    np.testing.assert_array_equal(next_places(places, answer)[1:, 0], given_places)
+    np.testing.assert_array_equal(next_positions(positions, answer)[1:, 0], given_positions)
 
 
 def test_labels_give_the_loss(network: GridForCausalLM) -> None:
-    ids, places, _ = padded(CONTEXTS, left=False)
+    ids, positions, _ = padded(CONTEXTS, left=False)
     labels = ids.masked_fill(ids == PAD, -100)
-    output = network(input_ids=ids, position_ids=places, labels=labels)
+    output = network(input_ids=ids, position_ids=positions, labels=labels)
     own = cross_entropy(output.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
     assert torch.allclose(output.loss, own)
-    assert network(input_ids=ids, position_ids=places).loss is None
+    assert network(input_ids=ids, position_ids=positions).loss is None
 
 
 def test_the_last_logits_can_be_had_alone(network: GridForCausalLM) -> None:
-    ids, places = tensors(CONTEXTS[0])
-    last = network(input_ids=ids, position_ids=places, logits_to_keep=3).logits
+    ids, positions = tensors(CONTEXTS[0])
+    last = network(input_ids=ids, position_ids=positions, logits_to_keep=3).logits
     assert near(last[0], logits_of(CONTEXTS[0], network)[-3:])
 
 
@@ -281,22 +287,22 @@ def test_hidden_states_are_what_logits_are_made_of(network: GridForCausalLM) -> 
     assert len(output.hidden_states) == network.config.num_hidden_layers + 1
     embedded = network.get_input_embeddings()(ids)
     if network.model.whereabouts is not None:
-        embedded = embedded + network.model.whereabouts(next_places(places_of(ids), ids))
+        embedded = embedded + network.model.whereabouts(next_positions(positions_of(ids), ids))
     assert torch.equal(output.hidden_states[0], embedded)
     assert torch.equal(network.get_output_embeddings()(output.hidden_states[-1]), output.logits)
     assert torch.equal(network.get_decoder()(input_ids=ids).last_hidden_state, output.hidden_states[-1])
     assert network(input_ids=ids).hidden_states is None
-    check_head(network, torch.tensor(CODEC.symbols.all))
+    check_output_layer(network, torch.tensor(CODEC.symbols))
 
 
 def test_hidden_states_of_some_tokens_are_those_among_all(network: GridForCausalLM) -> None:
-    ids, places, _ = padded(CONTEXTS, left=False)
+    ids, positions, _ = padded(CONTEXTS, left=False)
     wanted = torch.tensor([[2, 0, 0, 1], [5, 3, 7, 2]])
-    everything = network.model(input_ids=ids, position_ids=places).last_hidden_state
+    everything = network.model(input_ids=ids, position_ids=positions).last_hidden_state
     fed: list[torch.Size] = []
     last = network.model.layers[-1].feed_forward
     with last.register_forward_pre_hook(lambda _, given: fed.append(given[0].shape)):
-        some = network.model(input_ids=ids, position_ids=places, wanted=wanted).last_hidden_state
+        some = network.model(input_ids=ids, position_ids=positions, wanted=wanted).last_hidden_state
     assert near(some, everything[wanted[0], wanted[1]])
     assert fed == [(4, network.config.hidden_size)]  # no others were computed
 
@@ -346,14 +352,14 @@ def test_generate_ends_at_the_end(network: GridForCausalLM) -> None:
 
 
 def test_an_adapter_leaves_the_base_bit_identical(network: GridForCausalLM) -> None:
-    model = GridModel("grid", copy.deepcopy(network))
+    model = Model("grid", copy.deepcopy(network), CODEC, grid_tokenizer())
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
-    ids, places = tensors(CONTEXTS[0])
-    with attached(model, 4, 4.0, seed=0) as adapted:
+    ids, positions = tensors(CONTEXTS[0])
+    with with_fresh_adapter(model, 4, 4.0, seed=0) as adapted:
         weights = [weight for weight in adapted.parameters() if weight.requires_grad]
         optimizer = torch.optim.SGD(weights, lr=1.0)
         for _ in range(2):  # in the first the B matrices alone move
-            adapted(input_ids=ids, position_ids=places, labels=ids).loss.backward()
+            adapted(input_ids=ids, position_ids=positions, labels=ids).loss.backward()
             optimizer.step()
         assert not near(logits_of(CONTEXTS[0], model.network), logits_of(CONTEXTS[0], network))
     after = model.network.state_dict()
@@ -361,7 +367,7 @@ def test_an_adapter_leaves_the_base_bit_identical(network: GridForCausalLM) -> N
     assert torch.equal(logits_of(CONTEXTS[0], model.network), logits_of(CONTEXTS[0], network))
 
 
-def test_tokens_behind_others_need_their_places(network: GridForCausalLM) -> None:
+def test_tokens_behind_others_need_their_positions(network: GridForCausalLM) -> None:
     ids, _ = tensors(CONTEXTS[0])
     cache = network(input_ids=ids[:, :8]).past_key_values
     with pytest.raises(ValueError, match=r"need position_ids, \[3, batch, tokens\]"):

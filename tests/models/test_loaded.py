@@ -4,15 +4,15 @@ import json
 from collections import Counter
 from typing import Any
 
+import llguidance.hf
 import numpy as np
 import pytest
 import torch
 
 from arc_seal.errors import ModelError
-from arc_seal.models.generate import TokenGrammar, model_positions
-from arc_seal.models.model import GridModel, collate, grid_tokenizer
-from arc_seal.models.prompt import Completion, Encoded, Model, Prompt, Sampling, Turn
-from arc_seal.models.scripted import tiny_tokenizer
+from arc_seal.models.generate import allowed_tokens, matcher, model_positions
+from arc_seal.models.model import Model, collate
+from arc_seal.models.prompt import END, Completion, Encoded, Prompt, Sampling, Turn
 from arc_seal.self_edit.schema import COMPACT, Bounds, SelfEditSchema
 from tests.models.builders import MODELS, SMALL
 from tests.self_edit.builders import TOOLBOX
@@ -64,18 +64,21 @@ def test_temperature_0_takes_the_likeliest_allowed_token(model: Model) -> None:
     """Against reading everything anew for every token."""
     first, second = write(model, count=2, temperature=0, max_tokens=60)
     assert first == second == write(model, temperature=0, seed=9, max_tokens=60)[0]
-    tokenizer = grid_tokenizer() if isinstance(model, GridModel) else tiny_tokenizer()
-    matcher = TokenGrammar(tokenizer, len(tokenizer), model.codec.symbols.end).matcher(SCHEMA.json_schema())
+    vocabulary = llguidance.hf.from_tokenizer(model.tokenizer, eos_token=model.codec.symbols[END])
+    grammar = matcher(vocabulary, SCHEMA.json_schema())
     prompt = model.codec.encode(PROMPT)
-    written, places = prompt.ids.tolist(), list(prompt.positions.T)
+    ids, positions = torch.from_numpy(prompt.ids)[None], torch.from_numpy(prompt.positions)[:, None]
     for _ in range(60):
-        positions = torch.from_numpy(np.stack(places, axis=-1))[:, None]
-        output = model.network(input_ids=torch.tensor([written]), position_ids=model_positions(positions))
-        token = int(output.logits[0, -1].masked_fill(~torch.from_numpy(matcher.allowed()), float("-inf")).argmax())
-        matcher.take(token)
-        places.append(model.codec.next_position(places[-1], written[-1]))
-        written.append(token)
-    assert first.text == tokenizer.decode(written[len(prompt.ids) :])
+        output = model.network(input_ids=ids, position_ids=model_positions(positions))
+        token = int(
+            output.logits[0, -1]
+            .masked_fill(~torch.from_numpy(allowed_tokens(grammar, vocabulary.vocab_size)), float("-inf"))
+            .argmax()
+        )
+        assert grammar.consume_token(token)
+        following = model.codec.next_positions(positions[..., -1:], ids[:, -1:])
+        positions, ids = torch.cat([positions, following], dim=2), torch.cat([ids, torch.tensor([[token]])], dim=1)
+    assert first.text == model.tokenizer.decode(ids[0, len(prompt.ids) :])
 
 
 def test_lower_temperature_is_likelier(model: Model) -> None:
@@ -137,11 +140,10 @@ def test_bound_to_a_schema_the_chances_are_those_of_writing(model: Model) -> Non
 def test_bound_to_a_schema_only_choices_are_targets(model: Model) -> None:
     encoded = said(model, '{"a":true,"b":"yz"}')
     bound = model.bound(encoded, CHOICES)
-    tokenizer = grid_tokenizer() if isinstance(model, GridModel) else tiny_tokenizer()
-    assert tokenizer.decode(encoded.ids[bound.target]) == "tyz"
+    assert model.tokenizer.decode(encoded.ids[bound.target]) == "tyz"
     assert (bound.target <= encoded.target).all() and bound.ids is encoded.ids
     assert bound.allowed is not None
-    allowed = [set(tokenizer.decode(np.flatnonzero(row))) for row in np.unpackbits(bound.allowed, axis=1)]
+    allowed = [set(model.tokenizer.decode(np.flatnonzero(row))) for row in np.unpackbits(bound.allowed, axis=1)]
     assert allowed == [{"t", "f"}, {"x", "y"}, {"y", "z"}]
 
 

@@ -13,11 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arc_seal.errors import ModelError
+from arc_seal.files import STALE_S
 from arc_seal.models.chat import ChatCodec
 from arc_seal.models.model import load
 from arc_seal.models.prompt import query_prompt
 from arc_seal.models.scripted import tiny_tokenizer
-from arc_seal.models.weights import STALE_S, ChatSource, converted, fingerprint, is_intact, resolve
+from arc_seal.models.weights import ChatSource, converted, fingerprint, is_intact, resolve
 from tests.models.builders import SMALL, write_gguf
 
 ROOT = Path(__file__).parents[2]

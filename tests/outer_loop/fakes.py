@@ -15,6 +15,7 @@ from arc_seal.inner_loop.job import (
     AdaptJob,
     Attempt,
     Candidate,
+    DecodeSettings,
     Examination,
     ExamineJob,
     FinetuneJob,
@@ -22,20 +23,55 @@ from arc_seal.inner_loop.job import (
     Report,
     Result,
     TrainingRecord,
+    TrainingSettings,
     WriteJob,
 )
 from arc_seal.models.prompt import Completion
-from arc_seal.outer_loop.ledger import PolicyRow, ProposalRow, RolloutRow
+from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, SelfEditSettings
 from arc_seal.sandbox.worker import Outcome
-from tests.outer_loop.test_solver import SCHEMA, SETTINGS
+from arc_seal.self_edit.edit import ToolCall, canonical
 from tests.self_edit.builders import edit, random_task
 
 J = TypeVar("J")
+S = TypeVar("S", bound=RolloutSettings)
 
 RIGHT, WRONG = Grid.from_rows([[1, 2]]), Grid.from_rows([[0]])
 """What solves every task of this module, and what solves none."""
 
-ROLLOUTS = replace(SETTINGS, max_resamples=0)
+BOUNDS = {"epochs": {"low": 1, "high": 500}, "learning_rate": {"low": 0.001, "high": 0.05, "step": 0.001}}
+
+SETTINGS = RolloutSettings(
+    temperature=1.0,
+    max_tokens=500,
+    max_resamples=2,
+    max_training_tokens=10**9,
+    toolbox=(),
+    folds=2,
+    model={"name": "scripted"},
+    executor={},
+    ttt=TrainingSettings(),
+    decode=DecodeSettings(views=2),
+    self_edit=SelfEditSettings.model_validate(
+        {
+            "json": None,
+            "example": canonical(edit(ToolCall.of("rotate", quarter_turns=1), learning_rate=0.01)),
+            "candidates": (),
+            "bounds": {"form": "default", **BOUNDS},
+        }
+    ),
+)
+SCHEMA = SETTINGS.edit_schema
+
+
+def changed(settings: S, **changes: Any) -> S:
+    """The settings, some of them others."""
+    return type(settings).model_validate({**settings.model_dump(by_alias=True), **changes})
+
+
+ROLLOUTS = changed(SETTINGS, max_resamples=0)
+
+POLICY = Author("policy", 0)
+"""The model as it is."""
 
 TEXTS = [SCHEMA.canonical(edit(learning_rate=rate / 1000)) for rate in range(1, 51)]
 """Self-edits, no two equal."""
@@ -76,6 +112,7 @@ class FakeExecutor:
         seconds: What a job claims to have taken.
         workers: Jobs that run at the same time.
         jobs: What was asked, in the order of asking.
+        limits: In how many seconds each was to be done.
         starts: How often a model was to be loaded.
         closed: Whether it was closed.
     """
@@ -87,6 +124,7 @@ class FakeExecutor:
     seconds: float = 1.0
     workers: int = 1
     jobs: list[Any] = field(default_factory=list)
+    limits: list[float | None] = field(default_factory=list)
     starts: int = 0
     closed: bool = False
     _lock: Lock = field(default_factory=Lock)
@@ -99,13 +137,14 @@ class FakeExecutor:
         """Take no more."""
         self.closed = True
 
-    def run(self, job: Any, report: Report) -> Outcome[Any]:
+    def run(self, job: Any, report: Report, timeout_s: float | None = None) -> Outcome[Any]:
         """Answer, after a moment that depends on the job, so that workers overtake one another."""
         if self.closed:
             raise ExecutorClosed
         assert pickle.loads(pickle.dumps(job)) == job  # as on its way into another process
         with self._lock:
             self.jobs.append(job)
+            self.limits.append(timeout_s)
         if self.workers > 1:
             time.sleep(Random(repr(job)).random() / 200)
         report(Progress("train", 1, 1))
@@ -125,9 +164,9 @@ class FakeExecutor:
             case AdaptJob():
                 return result(job.task, self.solves(job), self.seconds)
             case ExamineJob():
-                return Examination(self.foresees(job), 1, len(job.left_out), 50, {"train": self.seconds})
+                return Examination(self.foresees(job), len(job.left_out), 50, {"train": self.seconds})
             case FinetuneJob():
-                return TrainingRecord(len(job.lessons), 0, 2, 100, 10, 0.0, (2.0, 1.0))
+                return TrainingRecord(len(job.edits), 0, 2, 100, 10, 0.0, (2.0, 1.0))
             case _:
                 raise AssertionError(f"an unknown job: {job}")
 
@@ -145,37 +184,44 @@ def result(task: Task, right: bool, seconds: float) -> Result:
 
 @dataclass
 class Notes:
-    """A watch of collecting and training that writes down what it is told."""
+    """A view that writes down what it is told."""
 
-    titles: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     stages: list[tuple[str, int, int]] = field(default_factory=list)
-    proposals: list[ProposalRow] = field(default_factory=list)
-    rows: list[RolloutRow] = field(default_factory=list)
-    rounds: list[tuple[int, int, int]] = field(default_factory=list)
-    policies: list[PolicyRow | None] = field(default_factory=list)
+    advances: list[tuple[int, int]] = field(default_factory=list)
+    steps: list[tuple[int, str]] = field(default_factory=list)
+    proposals: list[Rollout] = field(default_factory=list)
+    ends: list[Rollout] = field(default_factory=list)
 
-    def title(self, text: str) -> None:
-        self.titles.append(text)
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
-    def begin(self, stage: str, done: int, total: int) -> None:
-        self.stages.append((stage, done, total))
+    def stage(self, name: str, done: int, total: int) -> None:
+        self.stages.append((name, done, total))
 
-    def proposed(self, rows: Sequence[ProposalRow]) -> None:
-        self.proposals += rows
+    def advance(self, *, solved: int = 0, failed: int = 0) -> None:
+        self.advances.append((solved, failed))
 
-    def kept(self, row: RolloutRow) -> None:
-        self.rows.append(row)
+    def progress(self, sample: int, progress: Progress) -> None:
+        if (sample, progress.stage) not in self.steps:
+            self.steps.append((sample, progress.stage))
 
-    def collected(self, round: int, rows: Sequence[RolloutRow], lessons: int) -> None:
-        self.rounds.append((round, len(rows), lessons))
+    def proposed(self, rollout: Rollout) -> None:
+        self.proposals.append(rollout)
 
-    def finetuning(self, progress: Progress) -> None:
-        pass
-
-    def policy(self, row: PolicyRow | None) -> None:
-        self.policies.append(row)
+    def finished(self, rollout: Rollout) -> None:
+        self.ends.append(rollout)
 
 
-def untimed(rows: Sequence[RolloutRow]) -> list[RolloutRow]:
-    """Rows without what differs between two runs."""
-    return [replace(row, seconds={}, finished_at="") for row in rows]
+def untimed(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Roll-outs without what differs between two runs."""
+    return [
+        each.model_copy(
+            update={
+                "finished_at": "", "writing_s": 0.0,
+                "result": each.result and replace(each.result, seconds={}),
+                "examination": each.examination and replace(each.examination, seconds={}),
+            }
+        )
+        for each in rollouts
+    ]  # fmt: skip

@@ -1,5 +1,7 @@
 """A small evaluation: three tasks, and some ways to solve them."""
 
+from typing import Any
+
 from arc_seal.errors import Status
 from arc_seal.outer_loop.table import Mark, Table, TableRow, best_of, make_table
 
@@ -36,6 +38,11 @@ UNTRAINED = row(
     c7d4e6ad=(0, Status.TIMEOUT, 0), b1fc8b8e=(1, 2, 0), bc4146bd=(Status.TIMEOUT, 0, Status.DIVERGED),
 )  # fmt: skip
 SEAL = row("SEAL", 104.0, c7d4e6ad=(1, 1, 2), b1fc8b8e=(1, 1, 1), bc4146bd=(0, 2, 0))
+
+
+def counts(row: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """By task how many roll-outs of a row solved it, of how many."""
+    return {task: (count["correct"], count["total"]) for task, count in row["tasks"].items()}
 
 
 def evaluation() -> Table:

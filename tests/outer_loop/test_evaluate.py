@@ -15,14 +15,27 @@ from arc_seal.outer_loop.evaluate import (
     TITLES,
     Evaluation,
     RowName,
-    best_candidate,
-    chosen,
     evaluate,
-    foresight,
+    held_out_auc,
+    preferred,
     table_rows,
 )
-from arc_seal.outer_loop.ledger import Ledger, RolloutRow
-from tests.outer_loop.fakes import RIGHT, ROLLOUTS, TEXTS, WRONG, FakeExecutor, Notes, entries, rate
+from arc_seal.outer_loop.ledger import Ledger
+from arc_seal.outer_loop.rollout import Rollout
+from tests.outer_loop.fakes import (
+    POLICY,
+    RIGHT,
+    ROLLOUTS,
+    SCHEMA,
+    TEXTS,
+    WRONG,
+    FakeExecutor,
+    Notes,
+    changed,
+    entries,
+    rate,
+    untimed,
+)
 from tests.outer_loop.ledger_builders import rollout
 from tests.self_edit.builders import random_task
 
@@ -33,18 +46,24 @@ TRAINING = tuple(
     for task in (replace(random_task(seed), id=f"training{seed}") for seed in (8, 9))
 )
 CONFIGURATION = {"temperature": 1.0}
+TRAINED = replace(POLICY, policy="/runs/policies/round-1")
+
+
+def with_candidates(*texts: str) -> Any:
+    """Settings whose fixed self-edit is one of these."""
+    edits = ROLLOUTS.self_edit.model_dump(by_alias=True)
+    return changed(ROLLOUTS, self_edit={**edits, "candidates": texts})
 
 
 def wanted(*rows: RowName, **changes: Any) -> Evaluation:
-    policy = "/runs/policies/round-1"
     whole: dict[str, Any] = {
         "rows": rows,
         "entries": HELD_OUT,
         "training": TRAINING,
         "samples": 3,
-        "candidates": tuple(TEXTS[:3]),
-        "settings": ROLLOUTS,
-        "trained": replace(ROLLOUTS, policy=policy),
+        "settings": with_candidates(*TEXTS[:3]),
+        "seed": 0,
+        "trained": TRAINED,
         "configuration": CONFIGURATION,
     }
     return Evaluation(**{**whole, **changes})
@@ -56,7 +75,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         yield ledger
 
 
-def measure(ledger: Ledger, executor: FakeExecutor, *rows: RowName, **changes: Any) -> dict[RowName, list[RolloutRow]]:
+def measure(ledger: Ledger, executor: FakeExecutor, *rows: RowName, **changes: Any) -> dict[RowName, list[Rollout]]:
     return evaluate(wanted(*rows, **changes), executor, ledger, Notes())
 
 
@@ -66,8 +85,8 @@ def authors(executor: FakeExecutor) -> list[str | None]:
 
 
 def test_each_row_is_measured_in_its_own_way(ledger: Ledger) -> None:
-    executor, watch = FakeExecutor(), Notes()
-    measured = evaluate(wanted(*ALL), executor, ledger, watch)
+    executor, view = FakeExecutor(), Notes()
+    measured = evaluate(wanted(*ALL), executor, ledger, view)
     assert set(measured) == set(ALL) - {"ceiling"}
     counts = {name: len(rows) for name, rows in measured.items()}
     assert counts == {"in_context": 2, "random": 6, "untrained": 6, "fixed": 2, "seal": 6, "chosen": 6}
@@ -76,7 +95,7 @@ def test_each_row_is_measured_in_its_own_way(ledger: Ledger) -> None:
     assert authors(executor) == [None, None, "/runs/policies/round-1", "/runs/policies/round-1"]
     assert len({row.self_edit for row in measured["fixed"]}) == 1
     assert all(row.round == 0 and row.task in ("task0", "task1") for rows in measured.values() for row in rows)
-    assert watch.titles == [
+    assert view.notes == [
         "In context only",
         "Random self-edits",
         "Untrained policy",
@@ -101,7 +120,7 @@ def test_the_fixed_self_edit_is_chosen_on_the_training_tasks_alone(ledger: Ledge
 
     executor = FakeExecutor(solves=solves)
     rows = measure(ledger, executor, "fixed")["fixed"]
-    assert [(row.self_edit, row.reward) for row in rows] == [(TEXTS[1], 0)] * 2
+    assert [(row.self_edit, row.reward) for row in rows] == [(SCHEMA.parse(TEXTS[1]), 0)] * 2
     held_out = [job for job in executor.of(AdaptJob) if not job.task.id.startswith("training")]
     assert [rate(job) for job in held_out] == [0.002, 0.002]
     assert len(executor.jobs) == 2 + 3 * 2
@@ -124,9 +143,7 @@ def test_a_row_can_be_added_later(ledger: Ledger, tmp_path: Path) -> None:
     assert len(more.jobs) == len(more.of(ExamineJob)) == 6
     assert later["untrained"] == before["untrained"]
     for name in ("untrained", "chosen"):
-        assert [replace(row, finished_at="") for row in later[name]] == [
-            replace(row, finished_at="") for row in at_once[name]
-        ]
+        assert untimed(later[name]) == untimed(at_once[name])
     assert all(row.held_out is None and "examine" not in row.seconds for row in later["untrained"])
     assert all(row.held_out is not None and row.seconds["examine"] == 1.0 for row in later["chosen"])
 
@@ -135,7 +152,7 @@ def test_every_policy_has_its_own_roll_outs(ledger: Ledger) -> None:
     measure(ledger, FakeExecutor(), "in_context", trained=None)
     first = measure(ledger, FakeExecutor(), "in_context", "seal")
     executor = FakeExecutor()
-    later = replace(ROLLOUTS, policy="/runs/policies/round-2")
+    later = replace(POLICY, policy="/runs/policies/round-2")
     second = measure(ledger, executor, "in_context", "seal", trained=later)
     assert second["in_context"] == first["in_context"]
     assert authors(executor) == [later.policy] * 2 and len(executor.of(AdaptJob)) == 6
@@ -147,10 +164,10 @@ def test_every_policy_has_its_own_roll_outs(ledger: Ledger) -> None:
     [
         (("seal",), {"samples": 4}, "samples: 3 recorded, 4 now"),
         (("in_context",), {"configuration": {"temperature": 0.5}}, "temperature: 1.0 recorded, 0.5 now"),
-        (("fixed",), {"candidates": (TEXTS[9],)}, "candidates"),
+        (("fixed",), {"settings": with_candidates(TEXTS[9])}, "candidates"),
         (
             ("seal",),
-            {"trained": replace(ROLLOUTS, policy="/runs/policies/round-1", adapt_from="/runs/policies/round-1")},
+            {"trained": replace(TRAINED, adapt_from="/runs/policies/round-1")},
             'adapt_from: null recorded, "round-1" now',
         ),
     ],
@@ -172,10 +189,14 @@ def test_another_configuration_is_refused(
         (("in_context",), {"entries": tuple(entries(1, solved=False))}, "task0: expected a task with its solution"),
         (("fixed",), {"training": tuple(entries(1, solved=False))}, "task0: expected a task with its solution"),
         (("seal",), {"trained": None}, "rows: seal: expected a run that python -m arc_seal.train has trained"),
-        (("fixed",), {"candidates": ()}, "self_edit.candidates: expected at least one self-edit for the row fixed"),
         (
             ("fixed",),
-            {"candidates": (TEXTS[0], "{}")},
+            {"settings": with_candidates()},
+            "self_edit.candidates: expected at least one self-edit for the row fixed",
+        ),
+        (
+            ("fixed",),
+            {"settings": with_candidates(TEXTS[0], "{}")},
             "self_edit.candidates[1]: expected a valid self-edit, found",
         ),
         (("ceiling",), {}, "rows: expected a row beside ceiling"),
@@ -197,7 +218,7 @@ def test_the_table_counts_every_roll_out_of_every_seed(ledger: Ledger, tmp_path:
     wrong = FakeExecutor(solves=lambda job: False)
     by_seed = {0: measure(ledger, right, *ALL)}
     with Ledger.open(tmp_path / "one.sqlite") as other:
-        by_seed[1] = measure(other, wrong, *ALL, settings=replace(ROLLOUTS, seed=1))
+        by_seed[1] = measure(other, wrong, *ALL, seed=1, trained=replace(TRAINED, seed=1))
     rows = {row.name: row for row in table_rows(ALL, by_seed, HELD_OUT)}
     assert list(rows) == [TITLES[name] for name in ALL]
     counts = {name: (sum(mark.solved for mark in row.marks), len(row.marks)) for name, row in rows.items()}
@@ -227,9 +248,9 @@ def test_a_mark_knows_the_first_attempt_from_the_second() -> None:
     first, second = rollout().attempts[0][0], rollout().attempts[0][0]
     first, second = replace(first, grid=RIGHT), replace(second, grid=WRONG)
     made = [
-        rollout(0, task=task.id, reward=1, score=1.0, attempts=((first, second),)),
-        rollout(1, task=task.id, reward=1, score=1.0, attempts=((second, first),)),
-        rollout(2, task=task.id, reward=0, score=0.0, attempts=(), status=Status.TIMEOUT, seconds={}),
+        rollout(0, task=task.id, reward=1, score=1.0, attempts=((first, second),), held_out=None, writing_s=0.0),
+        rollout(1, task=task.id, reward=1, score=1.0, attempts=((second, first),), held_out=None, writing_s=0.0),
+        rollout(2, task=task.id, reward=0, score=0.0, result=None, status=Status.TIMEOUT, held_out=None, writing_s=0.0),
     ]
     (row,) = table_rows(("random",), {0: {"random": made}}, [(task, solution)])
     assert [(mark.solved, mark.pass_at_1, mark.seconds, mark.status) for mark in row.marks] == [
@@ -239,13 +260,12 @@ def test_a_mark_knows_the_first_attempt_from_the_second() -> None:
     ]
 
 
-def test_among_equally_good_candidates_the_first_is_fixed() -> None:
-    def made(*rewards: int | None) -> list[RolloutRow]:
-        return [rollout(task=str(number), reward=reward) for number, reward in enumerate(rewards)]
-
-    assert best_candidate([made(0, 0), made(1, 0), made(0, 1)]) == 1
-    assert best_candidate([made(0, 0), made(0, 0)]) == 0
-    assert best_candidate([made(1, 0), made(1, 1)]) == 1
+@pytest.mark.parametrize(("solving", "best"), [((0.002, 0.003), 1), ((), 0), ((0.001, 0.002), 0), ((0.003,), 2)])
+def test_among_equally_good_candidates_the_first_is_fixed(
+    solving: tuple[float, ...], best: int, ledger: Ledger
+) -> None:
+    rows = measure(ledger, FakeExecutor(solves=lambda job: rate(job) in solving), "fixed")["fixed"]
+    assert {row.self_edit for row in rows} == {SCHEMA.parse(TEXTS[best])}
 
 
 @pytest.mark.parametrize(
@@ -263,19 +283,19 @@ def test_the_demonstrations_choose_what_ran(held_out: Sequence[float | None], st
         for sample, (score, status) in enumerate(zip(held_out, statuses, strict=True))
     ]
     other = rollout(0, task="25ff71a9")
-    assert [(row.task, row.sample) for row in chosen([*rows, other])] == [("0d3d703e", best), ("25ff71a9", 0)]
+    assert [(row.task, row.sample) for row in preferred([*rows, other])] == [("0d3d703e", best), ("25ff71a9", 0)]
 
 
-def test_how_well_the_demonstrations_foresee_the_reward() -> None:
-    def made(task: str, *pairs: tuple[float, int]) -> list[RolloutRow]:
+def test_how_well_the_demonstrations_predict_the_reward() -> None:
+    def made(task: str, *pairs: tuple[float, int]) -> list[Rollout]:
         return [rollout(n, task=task, held_out=score, reward=reward) for n, (score, reward) in enumerate(pairs)]
 
     rows = [*made("a", (-1.0, 1), (-2.0, 0)), *made("b", (-5.0, 1), (-6.0, 0))]
-    found = foresight(rows)
+    found = held_out_auc(rows)
     assert found is not None
     over_all, within = found
     assert (over_all.mean, within.mean) == (0.75, 1.0)
-    uncounted = [rollout(7, held_out=None), rollout(8, reward=None), rollout(9, held_out=-9.0, reward=1, same_as=0)]
-    assert foresight([*rows, *uncounted]) == found
-    assert foresight(made("a", (-1.0, 1), (-2.0, 1))) is None
-    assert foresight([]) is None
+    uncounted = [rollout(7, held_out=None), rollout(8, reward=None)]
+    assert held_out_auc([*rows, *uncounted]) == found
+    assert held_out_auc(made("a", (-1.0, 1), (-2.0, 1))) is None
+    assert held_out_auc([]) is None

@@ -5,13 +5,12 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from arc_seal.errors import InputError
-from arc_seal.outer_loop.ledger import MIGRATIONS, Ledger
+from arc_seal.outer_loop.ledger import APPLICATION_ID, SCHEMA_VERSION, Ledger
 from tests.outer_loop.ledger_builders import rollout
 
 
@@ -28,16 +27,14 @@ def ledger(path: Path) -> Iterator[Ledger]:
 
 
 def test_a_row_that_somebody_spoiled_is_refused_in_one_line(ledger: Ledger, path: Path) -> None:
-    ledger.record(rollout(7))
+    ledger.record([rollout(7)])
     ledger.close()
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("UPDATE rollouts SET status = 'fine'")
+        connection.execute("UPDATE rollouts SET record = json_set(record, '$.status', 'fine')")
     with Ledger.read_only(path) as reader, pytest.raises(InputError) as caught:
         reader.rollouts()
-    place = "rollouts: run seal, round 0, task 0d3d703e, sample 7"
-    assert str(caught.value).startswith(
-        f"{path}: {place}: expected a row that arc-seal wrote, found input should be 'ok'"
-    )
+    assert str(caught.value).startswith(f"{path}: rollouts: status: expected 'ok', ")
+    assert str(caught.value).endswith('found "fine"')
 
 
 @contextmanager
@@ -59,7 +56,7 @@ def open_folder() -> Iterator[Path]:
         folder = Path(name)
         with Ledger.open(folder / "ledger.sqlite") as ledger:
             ledger.begin("seal", {})
-            ledger.record(rollout(1))
+            ledger.record([rollout(1)])
         folder.chmod(0o555)
         yield folder
         folder.chmod(0o755)
@@ -68,10 +65,11 @@ def open_folder() -> Iterator[Path]:
 def test_a_folder_that_cannot_be_written_to_can_be_read_from(open_folder: Path) -> None:
     with without_privileges():
         with Ledger.read_only(open_folder / "ledger.sqlite") as reader:
-            assert reader.rollouts() == (rollout(1),)
+            assert reader.rollouts() == [rollout(1)]
         for path in (open_folder / "new.sqlite", open_folder / "deep" / "new.sqlite"):
             with pytest.raises(
-                InputError, match=r": expected a folder that can be written to, found permission denied$"
+                InputError,
+                match=r": expected a folder that can be written to, found permission denied$",
             ):
                 Ledger.open(path)
 
@@ -80,7 +78,8 @@ def test_a_path_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(
-        InputError, match=r"/file: expected a folder that can be written to, found (not a dir|file exists)"
+        InputError,
+        match=r"/file: expected a folder that can be written to, found (not a dir|file exists)",
     ):
         Ledger.open(tmp_path / "file" / "ledger.sqlite")
     with pytest.raises(InputError, match=r"/folder: expected a ledger of arc-seal.*, found unable to open"):
@@ -118,20 +117,21 @@ def overwritten(path: Path) -> None:
         (lambda path: path.write_text("no database at all" * 9), "file is not a database"),
         (foreign, "another program's database"),
         (sql("PRAGMA application_id = 7"), "another program's database"),
-        (sql(f"PRAGMA user_version = {len(MIGRATIONS) + 1}"), f"version {len(MIGRATIONS) + 1}, which a newer arc-seal"),
+        (sql(f"PRAGMA user_version = {SCHEMA_VERSION + 1}"), f"version {SCHEMA_VERSION + 1}$"),
+        (sql(f"PRAGMA user_version = {SCHEMA_VERSION - 1}"), f"version {SCHEMA_VERSION - 1}$"),
         (overwritten, r"(database disk image is malformed|\*\*\* in database main)"),
         (
             lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
             "database disk image is malformed",
         ),
     ],
-    ids=["text", "foreign tables", "foreign id", "newer", "overwritten", "cut"],
+    ids=["text", "foreign tables", "foreign id", "newer", "older", "overwritten", "cut"],
 )
 def test_a_file_that_is_no_whole_ledger_is_refused_in_one_line(
     ledger: Ledger, path: Path, spoil: Callable[[Path], None], found: str
 ) -> None:
     for sample in range(20):
-        ledger.record(rollout(sample, completion="x" * 500))
+        ledger.record([rollout(sample, completion="x" * 500)])
     ledger.close()
     spoil(path)
     content = path.read_bytes()
@@ -144,7 +144,7 @@ def test_a_file_that_is_no_whole_ledger_is_refused_in_one_line(
 
 def test_corruption_met_while_reading_is_refused_in_one_line(ledger: Ledger, path: Path) -> None:
     for sample in range(10):
-        ledger.record(rollout(sample, completion="x" * 1_000_000))  # more than a connection keeps in memory
+        ledger.record([rollout(sample, completion="x" * 1_000_000)])  # more than a connection keeps in memory
     ledger.close()
     with Ledger.read_only(path) as reader:
         overwritten(path)
@@ -154,12 +154,32 @@ def test_corruption_met_while_reading_is_refused_in_one_line(ledger: Ledger, pat
             reader.rollouts()
 
 
-def test_an_empty_ledger_is_made_whole_again(path: Path) -> None:
+def test_an_empty_file_is_made_a_ledger(path: Path) -> None:
     path.parent.mkdir()
     path.touch()  # as a process leaves it that is killed before its first write
-    with pytest.raises(InputError, match=rf"schema version {len(MIGRATIONS)}.*, found version 0$"):
-        Ledger.read_only(path)
     with Ledger.open(path) as ledger:
         ledger.begin("seal", {})
-        ledger.record(replace(rollout(), attempts=(), same_as=3))
-        assert ledger.rollouts()[0].same_as == 3
+        ledger.record([rollout()])
+        assert ledger.rollouts() == [rollout()]
+
+
+def test_every_write_reaches_the_disk(ledger: Ledger) -> None:
+    pragmas = ("application_id", "journal_mode", "synchronous", "foreign_keys", "user_version")
+    found = [ledger._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas]
+    assert found == [APPLICATION_ID, "wal", 2, 1, SCHEMA_VERSION]
+
+
+def test_what_is_recorded_together_is_recorded_whole_or_not_at_all(ledger: Ledger) -> None:
+    ledger.record([rollout(1)])
+    with pytest.raises(ValueError, match="sample 1 is recorded already"):
+        ledger.record([rollout(0), rollout(1), rollout(2)])
+    assert ledger.rollouts() == [rollout(1)]
+
+
+def test_a_full_disk_is_the_users_and_loses_nothing(ledger: Ledger) -> None:
+    ledger.record([rollout(0)])
+    pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+    ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(InputError, match=r"ledger\.sqlite: .*, found database or disk is full$"):
+        ledger.record([rollout(1, completion="x" * 100_000)])
+    assert ledger.rollouts() == [rollout(0)]

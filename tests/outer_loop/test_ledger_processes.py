@@ -21,9 +21,7 @@ def test_another_process_that_writes_is_refused_until_the_first_is_killed(path: 
         next(received(ready))
         with pytest.raises(InputError) as caught:
             Ledger.open(path)
-        assert (
-            str(caught.value) == f"{path}: expected a ledger that nobody else writes, found another process that does"
-        )
+        assert str(caught.value) == f"{path}: expected a ledger that nobody else writes, found somebody who does"
         Ledger.read_only(path).close()
         process.kill()
         process.join()
@@ -35,13 +33,11 @@ def test_one_process_writes_a_ledger_in_one_place(path: Path, tmp_path: Path) ->
     with Ledger.open(path) as ledger:
         ledger.begin("seal", {})
         for name in (path, tmp_path / "other name" / path.name):
-            with pytest.raises(
-                InputError, match="expected a ledger that nobody else writes, found this process, which"
-            ):
+            with pytest.raises(InputError, match="expected a ledger that nobody else writes, found somebody who does"):
                 Ledger.open(name)
         with running(hold, path) as (_, ready):  # the refused ones have not let the lock go
             assert list(received(ready)) == []
-        ledger.record(rollout())
+        ledger.record([rollout()])
     ledger.close()
     with Ledger.open(path) as ledger:
         ledger.close()
@@ -65,12 +61,12 @@ def assert_left_whole(path: Path, acknowledged: list[int]) -> None:
     with Ledger.open(path) as ledger:
         rows = ledger.rollouts()
         assert len(rows) - len(acknowledged) in (0, 1)  # one may have been written and not yet acknowledged
-        assert rows == tuple(rollout(number) for number in range(len(rows)))
+        assert rows == [rollout(number) for number in range(len(rows))]
         for number in range(len(rows) + 1):
-            found = ledger.proposals("seal", 0, f"task{number}")
-            assert found == proposals_of(number) or (number == len(rows) and found == ())
+            found = ledger.rollouts("seal", 0, f"task{number}", finished=False)
+            assert found == proposals_of(number) or (number == len(rows) and found == [])
         ledger.begin("seal", {})
-        ledger.record(rollout(len(rows)))
+        ledger.record([rollout(len(rows))])
 
 
 def test_a_reader_sees_whole_rows_while_another_process_writes(path: Path) -> None:
@@ -82,6 +78,6 @@ def test_a_reader_sees_whole_rows_while_another_process_writes(path: Path) -> No
             assert seen[0] > first
             while seen[-1] < 30:
                 rows = reader.rollouts()
-                assert rows == tuple(rollout(number) for number in range(len(rows)))
+                assert rows == [rollout(number) for number in range(len(rows))]
                 seen.append(len(rows))
     assert seen == sorted(seen)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.outer_loop.rollout import git_commit, model_settings, utc_now
+from arc_seal.outer_loop.rollout import git_commit, recorded_model, utc_now
 
 
 def git(folder: Path, *words: str) -> str:
@@ -79,9 +79,9 @@ def test_the_time_says_that_it_is_utc() -> None:
 
 def test_a_model_is_recorded_with_its_weights(tmp_path: Path) -> None:
     settings = {"name": "grid", "location": str(tmp_path)}
-    assert model_settings(settings) == {**settings, "weights": None}
+    assert recorded_model(settings) == {**settings, "weights": None}
     (tmp_path / "model.safetensors").write_bytes(b"a")
-    first = model_settings(settings)["weights"]
+    first = recorded_model(settings)["weights"]
     (tmp_path / "model.safetensors").write_bytes(b"b")
-    assert first and model_settings(settings)["weights"] not in (first, None)
-    assert model_settings({"seed": 0}) == {"seed": 0}
+    assert first and recorded_model(settings)["weights"] not in (first, None)
+    assert recorded_model({"seed": 0}) == {"seed": 0}

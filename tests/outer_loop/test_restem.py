@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from dataclasses import replace
 from math import inf
 from pathlib import Path
 from statistics import median
@@ -14,9 +13,9 @@ from hypothesis import strategies as st
 
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import FinetuneSettings
-from arc_seal.outer_loop.ledger import RolloutRow
-from arc_seal.outer_loop.restem import RestemSettings, RoundSummary, chosen, rewarded, summarise, wearing
-from tests.outer_loop.fakes import ROLLOUTS
+from arc_seal.outer_loop.restem import RestemSettings, rewarded, round_text, to_imitate, with_policy
+from arc_seal.outer_loop.rollout import Rollout
+from tests.outer_loop.fakes import POLICY, SCHEMA, TEXTS
 from tests.outer_loop.ledger_builders import rollout
 
 PAPER = RestemSettings(
@@ -28,20 +27,33 @@ PAPER = RestemSettings(
     per_task=None,
     contrast=False,
     adapt_from="base",
+    reuse=(),
     finetune=FinetuneSettings(),
 )
-LABEL_FREE = replace(PAPER, reward="held_out_demo")
 
 
-def of(task: str, *self_edits: str, **changes: Any) -> list[RolloutRow]:
-    """Rewarded roll-outs of a task."""
+def changed(settings: RestemSettings, **changes: Any) -> RestemSettings:
+    return RestemSettings.model_validate({**settings.model_dump(), **changes})
+
+
+LABEL_FREE = changed(PAPER, reward="held_out_demo")
+
+EDITS = dict(zip("ABCDX012345", map(SCHEMA.parse, TEXTS), strict=False))
+"""Self-edits by a letter."""
+
+LETTERS = {edit: letter for letter, edit in EDITS.items()}
+
+
+def of(task: str, *self_edits: str, **changes: Any) -> list[Rollout]:
+    """Rewarded roll-outs of a task, their self-edits by letter or text."""
+    edits = [EDITS[each] if each in EDITS else SCHEMA.parse(each) for each in self_edits]
     return [
-        rollout(sample, **{"task": task, "self_edit": text, "reward": 1, **changes})
-        for sample, text in enumerate(self_edits)
+        rollout(sample, **{"task": task, "self_edit": edit, "reward": 1, **changes})
+        for sample, edit in enumerate(edits)
     ]
 
 
-def examined(*held_out: float | None, **changes: Any) -> list[RolloutRow]:
+def examined(*held_out: float | None, **changes: Any) -> list[Rollout]:
     """Roll-outs of one task by what their examinations said."""
     return [rollout(sample, **{"held_out": each, "reward": 0, **changes}) for sample, each in enumerate(held_out)]
 
@@ -88,15 +100,15 @@ def test_by_the_demonstrations_each_round_is_judged_by_itself() -> None:
 
 def test_what_failed_is_not_rewarded_by_the_demonstrations() -> None:
     rows = examined(-1.0, -2.0, -3.0)
-    rows[0] = replace(rows[0], status=Status.DIVERGED)
-    rows[1] = replace(rows[1], self_edit=None)
+    rows[0] = rows[0].model_copy(update={"status": Status.DIVERGED})
+    rows[1] = rows[1].model_copy(update={"self_edit": None})
     assert rewarded(rows, LABEL_FREE) == []
 
 
 @given(st.lists(st.floats(-5, 0), max_size=9), st.floats(0, 1))
 def test_at_most_one_of_a_round_and_none_better(held_out: list[float], margin: float) -> None:
     rows = examined(*held_out)
-    found = rewarded(rows, replace(LABEL_FREE, margin=margin))
+    found = rewarded(rows, changed(LABEL_FREE, margin=margin))
     assert len(found) <= 1
     if found:
         assert found[0].held_out == max(held_out) > median(held_out) + margin
@@ -106,7 +118,7 @@ def test_at_most_one_of_a_round_and_none_better(held_out: list[float], margin: f
 
 def test_equal_self_edits_of_a_task_are_imitated_once() -> None:
     rows = [*of("b", "A", "B", "A"), *of("a", "A")]
-    assert [(row.task, row.round, row.sample) for row in chosen(rows, PAPER, 0)] == [
+    assert [(row.task, row.round, row.sample) for row in to_imitate(rows, PAPER, 0)] == [
         ("a", 0, 0),
         ("b", 0, 0),
         ("b", 0, 1),
@@ -116,24 +128,24 @@ def test_equal_self_edits_of_a_task_are_imitated_once() -> None:
 def test_rounds_and_earlier_runs_count_together_the_first_standing_for_its_like() -> None:
     later = of("a", "B", "C", round=1)
     rows = [*later, *of("a", "A", "B"), *of("a", "C", "D", run="0")]
-    assert [(row.run, row.round, row.self_edit) for row in chosen(rows, PAPER, 0)] == [
+    assert [(row.run, row.round, LETTERS[row.self_edit]) for row in to_imitate(rows, PAPER, 0)] == [
         ("0", 0, "C"), ("0", 0, "D"), ("seal", 0, "A"), ("seal", 0, "B"),
     ]  # fmt: skip
 
 
 def test_where_every_self_edit_was_rewarded_nothing_is_learnt_if_contrast_is_asked_for() -> None:
-    failed = rollout(7, task="a", self_edit="X", status=Status.TIMEOUT, reward=0, held_out=None)
-    rows = [*of("a", "A", "B"), failed, *of("b", "A", "B"), rollout(7, task="b", self_edit="C", reward=0)]
-    assert [row.task for row in chosen(rows, PAPER, 0)] == ["a", "a", "b", "b"]
-    assert [row.task for row in chosen(rows, replace(PAPER, contrast=True), 0)] == ["b", "b"]
+    failed = rollout(7, task="a", self_edit=EDITS["X"], status=Status.TIMEOUT, reward=0, held_out=None)
+    rows = [*of("a", "A", "B"), failed, *of("b", "A", "B"), rollout(7, task="b", self_edit=EDITS["C"], reward=0)]
+    assert [row.task for row in to_imitate(rows, PAPER, 0)] == ["a", "a", "b", "b"]
+    assert [row.task for row in to_imitate(rows, changed(PAPER, contrast=True), 0)] == ["b", "b"]
 
 
 def test_chance_decides_where_there_are_too_many() -> None:
-    rows, capped = of("a", *map(str, range(6))), replace(PAPER, per_task=2)
-    draws = [tuple(row.sample for row in chosen(rows, capped, seed)) for seed in range(60)]
+    rows, capped = of("a", *map(str, range(6))), changed(PAPER, per_task=2)
+    draws = [tuple(row.sample for row in to_imitate(rows, capped, seed)) for seed in range(60)]
     assert all(len(draw) == 2 and draw[0] < draw[1] for draw in draws)
     assert set(Counter(sample for draw in draws for sample in draw)) == set(range(6))
-    assert chosen(rows, capped, 3) == chosen(rows[::-1], capped, 3)
+    assert to_imitate(rows, capped, 3) == to_imitate(rows[::-1], capped, 3)
 
 
 ROWS = st.lists(
@@ -143,7 +155,7 @@ ROWS = st.lists(
         run=st.sampled_from(["seal", "earlier"]),
         round=st.integers(0, 1),
         task=st.sampled_from("ab"),
-        self_edit=st.sampled_from(["A", "B", "C", None]),
+        self_edit=st.sampled_from([EDITS["A"], EDITS["B"], EDITS["C"], None]),
         reward=st.sampled_from([0, 1]),
         held_out=st.sampled_from([-1.0, -2.0, -inf, None]),
         status=st.sampled_from([Status.OK, Status.OK, Status.TIMEOUT]),
@@ -156,10 +168,10 @@ ROWS = st.lists(
 @settings(max_examples=40)
 @given(ROWS, st.sampled_from(["solution", "gain", "held_out_demo"]), st.sampled_from([None, 1, 2]), st.randoms())
 def test_what_is_imitated_holds_its_rules(
-    rows: list[RolloutRow], reward: Any, per_task: int | None, rng: random.Random
+    rows: list[Rollout], reward: Any, per_task: int | None, rng: random.Random
 ) -> None:
-    wanted = replace(PAPER, reward=reward, per_task=per_task)
-    kept = chosen(rows, wanted, seed=0)
+    wanted = changed(PAPER, reward=reward, per_task=per_task)
+    kept = to_imitate(rows, wanted, seed=0)
     earned = [row for task in "ab" for row in rewarded([row for row in rows if row.task == task], wanted)]
     assert all(row in earned for row in kept)
     pairs = [(row.task, row.self_edit) for row in kept]
@@ -168,31 +180,32 @@ def test_what_is_imitated_holds_its_rules(
         distinct = {row.self_edit for row in earned if row.task == task}
         assert sum(row.task == task for row in kept) == min(len(distinct), per_task or len(distinct))
     rng.shuffle(rows)
-    assert chosen(rows, wanted, seed=0) == kept
+    assert to_imitate(rows, wanted, seed=0) == kept
 
 
 def test_a_round_is_counted() -> None:
     rows = [
         *of("a", "A"),
-        rollout(1, task="a", self_edit="A", same_as=0, reward=1),
+        rollout(1, task="a", self_edit=EDITS["A"], reward=1),
         rollout(2, task="a", self_edit=None, status=Status.INVALID_SELF_EDIT, reward=0, held_out=None),
         rollout(3, task="a", self_edit=None, status=Status.TIMEOUT, reward=0, held_out=None),
         *of("b", "A", reward=0, status=Status.DIVERGED, held_out=-3.25),
     ]
-    assert summarise(4, rows) == RoundSummary(
-        round=4, rollouts=5, valid=3, ran=2, solved=2, tasks=2, tasks_solved=1, distinct=2, held_out=-2.25
-    )  # fmt: skip
+    counted = "2/5 solved, 1/2 tasks by any, 3/5 valid, 2/5 ran, 2 distinct, held-out log-probability -2.250"
+    assert round_text(4, rows) == f"Round 5: {counted}"
 
 
 def test_where_nothing_was_to_be_solved_nothing_is_said_of_it() -> None:
-    counted = summarise(0, examined(-1.0, -3.0, reward=None))
-    assert (counted.solved, counted.tasks_solved, counted.held_out) == (None, None, -2.0)
-    assert summarise(0, [rollout(held_out=None)]).held_out is None
+    said = round_text(0, examined(-1.0, -3.0, reward=None))
+    assert said == "Round 1: 2 self-edits, 2/2 valid, 2/2 ran, 2 distinct, held-out log-probability -2.000"
+    assert "held-out" not in round_text(0, [rollout(held_out=None)])
 
 
-def test_a_policy_is_worn_by_who_is_to_wear_it(tmp_path: Path) -> None:
-    assert wearing(ROLLOUTS, None, "policy") == ROLLOUTS
-    assert wearing(ROLLOUTS, tmp_path, "base") == replace(ROLLOUTS, policy=str(tmp_path))
-    assert wearing(ROLLOUTS, tmp_path, "policy") == replace(ROLLOUTS, policy=str(tmp_path), adapt_from=str(tmp_path))
-    worn = wearing(wearing(ROLLOUTS, tmp_path / "1", "policy"), tmp_path / "2", "base")
-    assert (worn.policy, worn.adapt_from) == (str(tmp_path / "2"), None)
+def test_a_policy_writes_and_is_adapted_from_where_that_is_wanted(tmp_path: Path) -> None:
+    assert with_policy(POLICY, None, "policy") == POLICY
+    first = with_policy(POLICY, tmp_path, "base")
+    assert (first.policy, first.adapt_from) == (str(tmp_path), None)
+    second = with_policy(with_policy(POLICY, tmp_path / "1", "policy"), tmp_path / "2", "policy")
+    assert (second.policy, second.adapt_from) == (str(tmp_path / "2"),) * 2
+    third = with_policy(second, tmp_path / "3", "base")
+    assert (third.policy, third.adapt_from) == (str(tmp_path / "3"), None)

@@ -4,7 +4,6 @@ import pickle
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,19 @@ import pytest
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Entry, Solution, Task
-from arc_seal.errors import Diverged, InputError, Status
-from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, FinetuneSettings, Lesson, WriteJob
+from arc_seal.errors import FinetuningFailed, InputError, Status
+from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, FinetuneSettings, RewardedEdit, WriteJob
+from arc_seal.inner_loop.policy import finetune, write
 from arc_seal.models.prompt import Sampling
 from arc_seal.models.scripted import ScriptedModel
-from arc_seal.outer_loop.ledger import Ledger, PolicyRow, RolloutRow
-from arc_seal.outer_loop.restem import RestemSettings, restem
-from arc_seal.outer_loop.rollout import derived_seed
-from arc_seal.self_edit.schema import ORACLE, PaperBounds, PaperSchema, compiled
+from arc_seal.outer_loop.ledger import Ledger, Policy
+from arc_seal.outer_loop.restem import RestemSettings, fitting, restem
+from arc_seal.outer_loop.rollout import Author, Rollout, Runner, derived_seed
+from arc_seal.self_edit.schema import ORACLE, compiled
 from tests.inner_loop.builders import copying_task, ignore
-from tests.outer_loop.fakes import ROLLOUTS, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
-from tests.outer_loop.test_restem import LABEL_FREE, PAPER, of
+from tests.outer_loop.fakes import ROLLOUTS, SCHEMA, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
+from tests.outer_loop.ledger_builders import rollout
+from tests.outer_loop.test_restem import LABEL_FREE, PAPER, changed, of
 from tests.self_edit.builders import random_grid
 
 
@@ -31,24 +32,33 @@ class Run:
 
     def __init__(self, ledger: Ledger, folder: Path, **executor: Any) -> None:
         self.ledger, self.folder = ledger, folder
-        self.executor, self.finetuner, self.notes = FakeExecutor(**executor), FakeExecutor(), Notes()
+        self.executor, self.notes = FakeExecutor(**executor), Notes()
 
     def go(
         self,
         wanted: RestemSettings = PAPER,
         tasks: Sequence[Entry] | None = None,
-        reused: Sequence[RolloutRow] = (),
+        reused: Sequence[Rollout] = (),
         seed: int = 0,
         **changes: Any,
-    ) -> list[PolicyRow]:
-        return restem(
-            "train", entries() if tasks is None else tasks, self.executor, self.finetuner,
-            replace(ROLLOUTS, seed=seed), replace(wanted, **changes), reused, self.ledger, self.folder, self.notes,
-        )  # fmt: skip
+    ) -> list[Policy]:
+        runner = Runner(self.executor, ROLLOUTS, Author("policy", seed), self.notes)
+        tasks = entries() if tasks is None else tasks
+        fit = fitting(reused, tasks, SCHEMA)
+        return restem(tasks, runner, changed(wanted, **changes), fit, self.ledger, self.folder)
 
-    def lessons(self) -> list[list[tuple[str, str]]]:
+    @property
+    def finetuned(self) -> list[FinetuneJob]:
+        """The M-steps that were asked for."""
+        return self.executor.of(FinetuneJob)
+
+    def counts(self) -> list[str]:
+        """How many self-edits each M-step was said to imitate."""
+        return [note.split()[0] for note in self.notes.notes if "to imitate" in note]
+
+    def imitated(self) -> list[list[tuple[str, str]]]:
         """What was imitated in each M-step, by task."""
-        return [[(each.task.id, each.self_edit) for each in job.lessons] for job in self.finetuner.of(FinetuneJob)]
+        return [[(each.task.id, each.self_edit) for each in job.edits] for job in self.finetuned]
 
 
 @pytest.fixture
@@ -69,20 +79,21 @@ def test_a_round_samples_tries_and_imitates(run: Run) -> None:
     run.executor.solves = lambda job: job.task.id == "task1" and job.self_edit is not None
     (policy,) = run.go()
     lesson = entries()[1][0]
-    (job,) = run.finetuner.jobs
+    (job,) = run.finetuned
     assert job == FinetuneJob(
-        lessons=tuple(Lesson(lesson, text) for text in TEXTS[:3]),
-        menu=ROLLOUTS.schema.menu(),
-        example=ROLLOUTS.example,
-        schema=ROLLOUTS.schema.json_schema(),
+        edits=tuple(RewardedEdit(lesson, text) for text in TEXTS[:3]),
+        menu=ROLLOUTS.edit_schema.menu(),
+        example=ROLLOUTS.edit_example,
+        schema=ROLLOUTS.edit_schema.json_schema(),
         settings=PAPER.finetune,
         seed=derived_seed(0, "train", "imitate", 0),
         folder=str(run.folder / "round-1"),
     )
-    assert policy == run.ledger.policy("train", 0) == run.notes.policies[0]
+    assert [policy] == run.ledger.policies("train")
+    assert run.executor.limits[run.executor.jobs.index(job)] == PAPER.finetune.timeout_s
     assert (policy.folder, policy.losses) == ("round-1", (2.0, 1.0))
-    assert policy.rows == tuple(("train", 0, "task1", sample) for sample in range(3))
-    assert run.notes.rounds == [(0, 8, 3)]
+    assert policy.rollouts == tuple(("train", 0, "task1", sample) for sample in range(3))
+    assert run.counts() == ["3"]
     assert len(run.executor.of(AdaptJob)) == 6 and not run.executor.of(ExamineJob)
 
 
@@ -92,13 +103,15 @@ def test_later_rounds_write_with_the_policy_and_imitate_their_own_round(run: Run
     folders = [None, *(str(run.folder / f"round-{number}") for number in (1, 2))]
     assert [job.policy for job in written] == [folder for folder in folders for _ in range(2)]
     assert {job.adapt_from for job in run.executor.of(AdaptJob)} == {None}
-    imitated = run.lessons()
+    imitated = run.imitated()
     assert len(imitated) == 3 and all(len(set(each)) == len(each) for each in imitated)
     for number, each in enumerate(imitated):
         made = run.ledger.rollouts("train", number)
-        assert set(each) == {(row.task, row.self_edit) for row in made if row.reward == 1}
-    assert len({job.seed for job in run.finetuner.jobs}) == 3
-    assert [row.folder for row in run.notes.policies if row] == ["round-1", "round-2", "round-3"]
+        assert set(each) == {
+            (row.task, ROLLOUTS.edit_schema.canonical(row.self_edit)) for row in made if row.reward == 1
+        }
+    assert len({job.seed for job in run.finetuned}) == 3
+    assert [each.folder for each in run.ledger.policies("train")] == ["round-1", "round-2", "round-3"]
 
 
 def test_gain_leaves_out_what_is_solved_without_training(run: Run) -> None:
@@ -108,8 +121,8 @@ def test_gain_leaves_out_what_is_solved_without_training(run: Run) -> None:
     untrained, trained = run.executor.of(AdaptJob)[:3], run.executor.of(AdaptJob)[3:]
     assert [(job.task.id, job.self_edit) for job in untrained] == [("task0", None), ("task1", None), ("task2", None)]
     assert {job.task.id for job in trained} == {job.task.id for job in run.executor.of(WriteJob)} == {"task1", "task2"}
-    assert {task for _, _, task, _ in policy.rows} == {"task1", "task2"}
-    assert "1 of 3 tasks are solved without training and left out" in run.notes.titles
+    assert {task for _, _, task, _ in policy.rollouts} == {"task1", "task2"}
+    assert "1 of 3 tasks are solved without training and left out" in run.notes.notes
     asked = len(run.executor.jobs)
     assert run.go(reward="gain", tasks=entries(3)) == [policy] and len(run.executor.jobs) == asked
 
@@ -117,13 +130,13 @@ def test_gain_leaves_out_what_is_solved_without_training(run: Run) -> None:
 def test_without_samples_what_is_reused_is_all_there_is_to_imitate(run: Run) -> None:
     earlier = [*of("task0", TEXTS[0], run="earlier"), *of("task1", TEXTS[1], run="earlier", reward=0)]
     (policy,) = run.go(samples=0, reused=earlier)
-    assert policy.rows == (("earlier", 0, "task0", 0),) and not run.executor.jobs
-    assert run.notes.rounds == [(0, 0, 1)]
+    assert policy.rollouts == (("earlier", 0, "task0", 0),) and run.executor.jobs == run.finetuned
+    assert run.counts() == ["1"]
 
 
 def test_gain_has_nothing_to_teach_where_all_is_solved_without_training(run: Run) -> None:
     run.executor.solves = lambda job: True
-    assert run.go(reward="gain") == [] and not run.finetuner.jobs and not run.executor.of(WriteJob)
+    assert run.go(reward="gain") == [] and not run.finetuned and not run.executor.of(WriteJob)
 
 
 def test_the_inner_loop_begins_from_the_policy_where_that_is_wanted(run: Run) -> None:
@@ -137,9 +150,7 @@ def test_the_inner_loop_begins_from_the_policy_where_that_is_wanted(run: Run) ->
 def test_without_a_reward_there_is_no_policy_and_the_next_round_draws_anew(run: Run) -> None:
     run.executor.solves = lambda job: False
     assert run.go(rounds=2) == []
-    assert run.finetuner.jobs == []
-    assert run.notes.policies == [None, None]
-    assert run.notes.rounds == [(0, 8, 0), (1, 8, 0)]
+    assert run.finetuned == [] and run.counts() == ["nothing", "nothing"]
     assert {job.policy for job in run.executor.of(WriteJob)} == {None}
     seeds = [job.sampling.seed for job in run.executor.of(WriteJob)]
     assert len(set(seeds)) == 4
@@ -148,9 +159,9 @@ def test_without_a_reward_there_is_no_policy_and_the_next_round_draws_anew(run: 
 
 
 def test_a_round_without_a_reward_of_its_own_goes_on_with_the_policy_before_it(run: Run) -> None:
-    run.executor.solves = lambda job: len(run.finetuner.jobs) == 0
+    run.executor.solves = lambda job: len(run.finetuned) == 0
     assert [row.round for row in run.go(rounds=3)] == [0]
-    assert len(run.lessons()) == 1 and [row is None for row in run.notes.policies] == [False, True, True]
+    assert len(run.imitated()) == 1 and run.counts()[1:] == ["nothing", "nothing"]
     assert [job.policy for job in run.executor.of(WriteJob)][-4:] == [str(run.folder / "round-1")] * 4
 
 
@@ -158,8 +169,8 @@ def test_without_labels_the_demonstrations_alone_reward(run: Run) -> None:
     run.executor.texts = spoken(*TEXTS[5:1:-1])
     (policy,) = run.go(LABEL_FREE, entries(solved=False), margin=0.0005)
     assert run.executor.of(AdaptJob) == [] and len(run.executor.of(ExamineJob)) == 8
-    assert run.lessons() == [[("task0", TEXTS[2]), ("task1", TEXTS[2])]]
-    assert policy.rows == (("train", 0, "task0", 3), ("train", 0, "task1", 3))
+    assert run.imitated() == [[("task0", TEXTS[2]), ("task1", TEXTS[2])]]
+    assert policy.rollouts == (("train", 0, "task0", 3), ("train", 0, "task1", 3))
     assert {row.reward for row in run.ledger.rollouts()} == {None}
 
 
@@ -185,45 +196,41 @@ def test_rewarded_roll_outs_of_earlier_runs_are_imitated_too(run: Run) -> None:
         *of("task0", TEXTS[7], TEXTS[8], run="old.sqlite"),
         *of("task0", TEXTS[9], run="older.sqlite", reward=0),
         *of("a stranger", TEXTS[9], run="old.sqlite"),
-        *of("task1", PaperSchema(PaperBounds()).canonical(compiled(ORACLE)), "no self-edit", run="other.sqlite"),
+        rollout(0, task="task1", run="other.sqlite", reward=1, self_edit=compiled(ORACLE)),
     ]
     (policy,) = run.go(reused=reused)
-    assert run.lessons() == [[("task0", TEXTS[7]), ("task0", TEXTS[8])]]
-    assert policy.rows == (("old.sqlite", 0, "task0", 0), ("old.sqlite", 0, "task0", 1))
-    assert run.notes.rounds == [(0, 8, 2)]
-    said = (
-        "3 of 6 reused roll-outs are of tasks not trained on here, or of self-edits in another form, and are left out"
-    )
-    assert said in run.notes.titles
+    assert run.imitated() == [[("task0", TEXTS[7]), ("task0", TEXTS[8])]]
+    assert policy.rollouts == (("old.sqlite", 0, "task0", 0), ("old.sqlite", 0, "task0", 1))
+    assert run.counts() == ["2"]
+    assert fitting(reused, entries(), SCHEMA) == reused[:3]
 
 
 def test_roll_outs_of_other_tasks_alone_are_nothing_to_imitate(run: Run) -> None:
     run.executor.solves = lambda job: False
     assert run.go(reused=of("a stranger", TEXTS[9])) == []
-    assert run.notes.rounds == [(0, 8, 0)] and run.finetuner.jobs == []
+    assert run.counts() == ["nothing"] and run.finetuned == []
 
 
 def test_a_failed_m_step_says_why_and_is_tried_again(run: Run) -> None:
-    run.finetuner.fails = lambda job: Status.TIMEOUT
-    with pytest.raises(Diverged, match=r"^fine-tuning the policy in round 1 failed: timeout, timeout on purpose$"):
+    run.executor.fails = lambda job: Status.TIMEOUT if isinstance(job, FinetuneJob) else None
+    with pytest.raises(FinetuningFailed, match=r"^fine-tuning .* in round 1 failed: timeout, timeout on purpose$"):
         run.go()
-    assert run.ledger.policy("train", 0) is None
-    done, run.finetuner.fails = list(run.executor.jobs), lambda job: None
+    assert run.ledger.policies("train") == []
+    done, run.executor.fails = list(run.executor.jobs), lambda job: None
     assert len(run.go()) == 1
-    assert run.executor.jobs == done
+    assert run.executor.jobs == [*done, done[-1]]
 
 
 def test_it_goes_on_and_does_nothing_twice(run: Run, tmp_path: Path) -> None:
     policies = run.go(rounds=2)
-    jobs = [*run.executor.jobs], [*run.finetuner.jobs]
+    jobs = [*run.executor.jobs]
     assert run.go(rounds=2) == policies
-    assert ([*run.executor.jobs], [*run.finetuner.jobs]) == jobs
-    assert run.notes.policies == [*policies, *policies]
+    assert run.executor.jobs == jobs
     with begun(tmp_path / "by steps") as other:
         other.go(rounds=1)
         other.go(rounds=2)
         assert untimed(other.ledger.rollouts()) == untimed(run.ledger.rollouts())
-        assert [row.rows for row in other.go(rounds=2)] == [row.rows for row in policies]
+        assert [each.rollouts for each in other.go(rounds=2)] == [each.rollouts for each in policies]
 
 
 def test_a_solution_never_enters_a_job(tmp_path: Path) -> None:
@@ -231,15 +238,16 @@ def test_a_solution_never_enters_a_job(tmp_path: Path) -> None:
     poisoned = [(task, Solution(task.id, (poison,))) for task, _ in entries()]
     jobs: list[Any] = []
     for name, wanted, clean in (
-        ("label-free", replace(LABEL_FREE, rounds=2, margin=0.0), entries(solved=False)),
-        ("paper", replace(PAPER, examine=True), entries()),
+        ("label-free", changed(LABEL_FREE, rounds=2, margin=0.0), entries(solved=False)),
+        ("paper", changed(PAPER, examine=True), entries()),
     ):
         found = []
         for tasks in (poisoned, clean):
             with begun(tmp_path / f"{name}, {len(found)}") as run:
                 run.go(wanted, tasks)
-                found.append([replace(row, reward=None, score=None) for row in untimed(run.ledger.rollouts())])
-                jobs += [*run.executor.jobs, *run.finetuner.jobs] if tasks is poisoned else []
+                unrewarded = {"reward": None, "score": None}
+                found.append([each.model_copy(update=unrewarded) for each in untimed(run.ledger.rollouts())])
+                jobs += run.executor.jobs if tasks is poisoned else []
         assert found[0] == found[1]  # the same whatever the solutions are
     assert {type(job) for job in jobs} == {WriteJob, AdaptJob, ExamineJob, FinetuneJob}
     for job in map(pickle.dumps, jobs):
@@ -252,10 +260,12 @@ def test_neither_writing_nor_imitating_sees_a_query(tmp_path: Path) -> None:
     other = Task(task.id, task.demos, (Grid.from_rows([[4] * 9]),) * 2)
     model, learnt = ScriptedModel([TEXTS[0]]), []
     for number, each in enumerate((task, other)):
-        WriteJob(each, "menu", TEXTS[0], {}, Sampling(1, 1.0, 0, 500)).run(model, ignore)
+        write(WriteJob(each, "menu", TEXTS[0], {}, Sampling(1, 1.0, 0, 500)), model, ignore)
         folder = tmp_path / str(number)
-        job = FinetuneJob((Lesson(each, TEXTS[0]),), "menu", TEXTS[0], {}, FinetuneSettings(epochs=2), 0, str(folder))
-        job.run(model, ignore)
+        job = FinetuneJob(
+            (RewardedEdit(each, TEXTS[0]),), "menu", TEXTS[0], {}, FinetuneSettings(epochs=2), 0, str(folder)
+        )
+        finetune(job, model, ignore)
         learnt.append((folder / "adapter_model.safetensors").read_bytes())
     assert model.prompts[0] == model.prompts[1]
     assert learnt[0] == learnt[1]

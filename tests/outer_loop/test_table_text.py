@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.outer_loop.statistics import Interval
 from arc_seal.outer_loop.table import (
     HEADINGS,
-    Difference,
     TableRow,
     cells,
     difference_text,
@@ -44,22 +42,23 @@ def test_a_task_that_a_row_lacks() -> None:
 
 
 def test_a_row_without_marks() -> None:
-    (found,) = make_table([TableRow("row", ())], {}).rows
+    (found,) = make_table([TableRow("row", ())], {})["rows"]
     assert cells(found) == ("row", "0/0", "-", "0-100", "-", "0", "-", "-", "-")
 
 
 @pytest.mark.parametrize(
-    ("interval", "left_out", "text"),
+    ("bounds", "left_out", "text"),
     [
-        (Interval(0.2, 0.05, 0.35), 0, "+20.0 points; 95 % interval +5.0 to +35.0 (bootstrap over 8 tasks"),
-        (Interval(-0.2, -0.35, -0.05), 0, "-20.0 points; 95 % interval -35.0 to -5.0 (bootstrap over 8 tasks"),
-        (Interval(0.1, -1e-17, 0.2), 4, "+10.0 points; 95 % interval +0.0 to +20.0 (bootstrap over 8 of 12 tasks"),
+        ((0.2, 0.05, 0.35), 0, "+20.0 points; 95 % interval +5.0 to +35.0 (bootstrap over 8 tasks"),
+        ((-0.2, -0.35, -0.05), 0, "-20.0 points; 95 % interval -35.0 to -5.0 (bootstrap over 8 tasks"),
+        ((0.1, -1e-17, 0.2), 4, "+10.0 points; 95 % interval +0.0 to +20.0 (bootstrap over 8 of 12 tasks"),
     ],
 )
-def test_the_difference_in_words(interval: Interval, left_out: int, text: str) -> None:
-    found = difference_text(Difference("SEAL", "untrained", interval, 8, left_out))
+def test_the_difference_in_words(bounds: tuple[float, float, float], left_out: int, text: str) -> None:
+    values = dict(zip(("mean", "low", "high"), bounds, strict=True))
+    found = difference_text({"first": "SEAL", "second": "untrained", **values, "tasks": 8, "left_out": left_out})
     assert found.startswith(f"SEAL minus untrained: {text}, paired): ")
-    assert found.endswith({0.05: "above zero.", -0.35: "below zero.", -1e-17: "zero is in it."}[interval.low])
+    assert found.endswith({0.05: "above zero.", -0.35: "below zero.", -1e-17: "zero is in it."}[bounds[1]])
 
 
 def test_what_was_run() -> None:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from arc_seal.errors import InputError
 from arc_seal.files import UNFINISHED, write_whole
 from arc_seal.models.grid_network import GridForCausalLM
-from arc_seal.pretraining.loop import Clock, Log, claimed, read_clock, restore, save
+from arc_seal.pretraining.loop import Checkpoint, Clock, claimed, opened_log, read_clock
 from arc_seal.pretraining.optim import OptimizerSettings, make_optimizers
 from arc_seal.pretraining.stream import Position
 from tests.models.builders import grid_network
@@ -47,13 +47,13 @@ def learn(network: GridForCausalLM, optimizers: tuple[Optimizer, ...]) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "checkpoint.pt"
-    save(path, *trained(0, updates=2), CLOCK, IDENTITY)
+    Checkpoint(path, *trained(0, updates=2), IDENTITY).save(CLOCK)
     return path
 
 
 def test_a_state_comes_back_and_goes_on_as_it_would_have(path: Path) -> None:
     first, second = trained(0, updates=2), trained(1, updates=0)
-    assert restore(path, *second, IDENTITY) == read_clock(path) == CLOCK
+    assert Checkpoint(path, *second, IDENTITY).restore() == read_clock(path) == CLOCK
     for _ in range(2):
         assert is_same(first[0].state_dict(), second[0].state_dict())
         for one, other in zip(first[1], second[1], strict=True):
@@ -64,7 +64,8 @@ def test_a_state_comes_back_and_goes_on_as_it_would_have(path: Path) -> None:
 
 def test_where_there_is_none_nothing_is_touched(tmp_path: Path) -> None:
     network, optimizers = trained(0, updates=0)
-    assert restore(tmp_path / "none.pt", network, optimizers, IDENTITY) is read_clock(tmp_path / "none.pt") is None
+    none = Checkpoint(tmp_path / "none.pt", network, optimizers, IDENTITY)
+    assert none.restore() is read_clock(tmp_path / "none.pt") is None
     assert is_same(network.state_dict(), grid_network(0, layers=1).state_dict())
 
 
@@ -80,7 +81,7 @@ def test_where_there_is_none_nothing_is_touched(tmp_path: Path) -> None:
 def test_another_run_is_refused_in_one_line(path: Path, identity: dict[str, Any], message: str) -> None:
     network, optimizers = trained(1, updates=0)
     with pytest.raises(InputError) as caught:
-        restore(path, network, optimizers, identity)
+        Checkpoint(path, network, optimizers, identity).restore()
     assert str(caught.value) == message
     assert is_same(network.state_dict(), grid_network(1, layers=1).state_dict())
 
@@ -104,7 +105,7 @@ def cut(share: float) -> Callable[[Path], object]:
 )
 def test_a_torn_or_foreign_file_is_refused_in_one_line(path: Path, spoil: Callable[[Path], object]) -> None:
     spoil(path)
-    for reading in (lambda: restore(path, *trained(0, updates=0), IDENTITY), lambda: read_clock(path)):
+    for reading in (Checkpoint(path, *trained(0, updates=0), IDENTITY).restore, lambda: read_clock(path)):
         with pytest.raises(InputError, match=r"checkpoint\.pt: expected a checkpoint, found \S") as caught:
             reading()
         assert "\n" not in str(caught.value)
@@ -151,16 +152,16 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_rows_after_the_last_checkpoint_are_taken_out(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
-    with Log(path, 0) as log:
+    with opened_log(path, 0) as log:
         for step in (1, 1, 2, 3, 4):
-            log.add(step=step, loss=step / 2)
+            log(step=step, loss=step / 2)
     with path.open("a") as file:
         file.write('{"step": 2, "lo')  # killed while it wrote
-    with Log(path, 2) as log:
+    with opened_log(path, 2) as log:
         assert rows(path) == [{"step": 1, "loss": 0.5}, {"step": 1, "loss": 0.5}, {"step": 2, "loss": 1.0}]
-        log.add(step=3, loss=9.0)
+        log(step=3, loss=9.0)
     assert rows(path)[-1] == {"step": 3, "loss": 9.0}
-    with Log(path, 0):
+    with opened_log(path, 0):
         assert path.read_text() == ""
 
 
@@ -170,11 +171,11 @@ def test_a_line_that_is_no_row_is_refused(tmp_path: Path, line: str) -> None:
     text = f'{{"step": 1}}\n{line}\n{{"step": 2}}\n'
     path.write_text(text)
     with pytest.raises(InputError, match=r"log\.jsonl: line 2: expected a row of a run's log, found '"):
-        Log(path, 5)
+        opened_log(path, 5).__enter__()
     assert path.read_text() == text
 
 
 def test_rows_are_on_disk_at_once(tmp_path: Path) -> None:
-    with Log(tmp_path / "log.jsonl", 0) as log:
-        log.add(step=1)
+    with opened_log(tmp_path / "log.jsonl", 0) as log:
+        log(step=1)
         assert rows(tmp_path / "log.jsonl") == [{"step": 1}]

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from arc_seal.arc.grid import SYMMETRIES, Grid, apply, grid_tokens
 from arc_seal.arc.splits import fingerprint
 from arc_seal.arc.task import Demonstration
-from arc_seal.models.grid_codec import ASK, END, FIRST_BYTE, INPUT, OUTPUT, GridCodec
-from arc_seal.models.prompt import Encoded, demonstrations_prompt
+from arc_seal.models.grid_codec import ASK, FIRST_BYTE, INPUT, OUTPUT, GridCodec
+from arc_seal.models.prompt import END, Encoded, demonstrations_prompt
 from arc_seal.pretraining.pool import Pair, Pool
 from arc_seal.pretraining.stream import (
-    ContextSettings,
+    DataSettings,
     augmented,
     draw_change,
     draw_context,
@@ -90,6 +90,16 @@ def test_pairs_are_different_ones_of_one_task_and_within_the_budget(seed: int, m
     assert of_one_task(pairs, POOL)
     assert sum(grid_tokens(*cells.shape) for pair in pairs for cells in pair) <= max_tokens
     assert len(pairs) <= SETTINGS.most_pairs
+
+
+def test_a_pair_that_does_not_fit_keeps_out_none_that_does() -> None:
+    small, large = Grid.from_rows([[1]]), Grid.from_rows([[0] * 30] * 30)
+    pairs = [*(Demonstration(small, Grid.from_rows([[colour]])) for colour in range(5)), Demonstration(large, large)]
+    pool = Pool.from_pairs({"task": pairs})
+    settings = DataSettings(fewest_pairs=6, most_pairs=6)  # all six are drawn, in any order
+    for seed in range(50):
+        drawn = draw_pairs(pool, settings, 5 * 6, rng_of(seed))
+        assert sorted(int(answer[0, 0]) for _, answer in drawn) == [0, 1, 2, 3, 4]
 
 
 def test_every_number_of_pairs_every_task_and_every_order_comes() -> None:
@@ -170,7 +180,7 @@ def test_a_context_depends_on_its_generator_alone(seed: int) -> None:
 
 
 def test_pairs_that_are_too_long_together_are_no_context() -> None:
-    settings = ContextSettings(max_tokens=32, self_edit_share=0.0)
+    settings = DataSettings(max_tokens=32, self_edit_share=0.0)
     assert all(draw_context(tiny_pool(sides=(3,)), settings, write_number, rng_of(seed)) is None for seed in range(20))
 
 
@@ -183,7 +193,7 @@ def test_pairs_that_are_too_long_together_are_no_context() -> None:
 def test_what_is_drawable_is_drawn(seed: int, fewest: int, max_tokens: int, share: float) -> None:
     pool = tiny_pool(tasks=2, pairs=3, sides=(1, 2, 3), seed=seed)
     budget = {"self_edit_max_tokens": max_tokens} if share else {"max_tokens": max_tokens}
-    settings = ContextSettings(fewest_pairs=fewest, most_pairs=4, self_edit_share=share, **budget)
+    settings = DataSettings(fewest_pairs=fewest, most_pairs=4, self_edit_share=share, **budget)
     rng = rng_of(seed)
     drawn = any(draw_context(pool, settings, write_number, rng) is not None for _ in range(150))
     assert drawn == is_drawable(pool, settings)

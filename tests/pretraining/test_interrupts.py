@@ -5,11 +5,11 @@ import threading
 
 import pytest
 
-from arc_seal.pretraining.pool import SIGNALS, interrupts
+from arc_seal.pretraining.pool import interrupts
 from tests.pretraining.tiny import interruptible
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_is_noted_and_the_second_does_not_wait(number: signal.Signals) -> None:
     with interruptible():
         before = signal.getsignal(number)

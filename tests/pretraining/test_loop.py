@@ -11,9 +11,9 @@ import torch
 
 from arc_seal.errors import Diverged, InputError
 from arc_seal.files import UNFINISHED
-from arc_seal.pretraining.loop import LATEST, STABLE, Sign, read_clock
+from arc_seal.pretraining.loop import LATEST, STABLE, PretrainingProgress, read_clock
 from arc_seal.pretraining.optim import OptimizerSettings
-from arc_seal.pretraining.stream import Chunks, ContextSettings
+from arc_seal.pretraining.stream import Chunks, DataSettings
 from tests.models.builders import grid_network
 from tests.pretraining.tiny import (
     BATCH_TOKENS,
@@ -37,7 +37,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     """Weights, optimisers and place bit for bit, and all that was written down but for times."""
     assert is_same(state_of(one / LATEST), state_of(other / LATEST))
     assert (one / "losses.jsonl").read_text() == (other / "losses.jsonl").read_text()
-    measured = [[{**row, "seconds": None} for row in rows(folder / "held_out.jsonl")] for folder in (one, other)]
+    measured = [[{**row, "seconds": None} for row in rows(folder / "unseen.jsonl")] for folder in (one, other)]
     assert measured[0] == measured[1]
 
 
@@ -55,34 +55,34 @@ def test_a_run_that_is_killed_again_and_again_is_the_undisturbed_one(tmp_path: P
 
 
 def test_what_is_written_down(tmp_path: Path) -> None:
-    signs: list[Sign] = []
-    clock = train(tmp_path, watch=signs.append)
-    assert clock.step == STEPS == len(signs) and clock.tokens >= TOKENS > signs[-2].clock.tokens
+    told: list[PretrainingProgress] = []
+    clock = train(tmp_path, watch=told.append)
+    assert clock.step == STEPS == len(told) and clock.tokens >= TOKENS > told[-2].clock.tokens
     losses = rows(tmp_path / "losses.jsonl")
     assert [row["step"] for row in losses] == list(range(1, STEPS + 1))
-    for row, sign in zip(losses, signs, strict=True):
+    for row, progress in zip(losses, told, strict=True):
         assert row == {
-            "step": sign.clock.step, "tokens": sign.clock.tokens, "loss": round(sign.loss, 5),
-            "accuracy": round(sign.accuracy, 5),
+            "step": progress.clock.step, "tokens": progress.clock.tokens, "loss": round(progress.loss, 5),
+            "accuracy": round(progress.accuracy, 5),
         }  # fmt: skip
-    measured = [sign for sign in signs if sign.scores]
-    assert [sign.clock.tokens // 600 for sign in measured[:-1]] == [1, 2] and measured[-1] is signs[-1]
-    kept = rows(tmp_path / "held_out.jsonl")
+    measured = [progress for progress in told if progress.scores]
+    assert [progress.clock.tokens // 600 for progress in measured[:-1]] == [1, 2] and measured[-1] is told[-1]
+    kept = rows(tmp_path / "unseen.jsonl")
     assert [(row["step"], row["loss"]) for row in kept] == [
-        (sign.clock.step, sign.scores["held out"].loss) for sign in measured
+        (progress.clock.step, progress.scores["unseen"].loss) for progress in measured
     ]
     assert set(kept[0]) == {"step", "tokens", "seconds", "set", "contexts", "loss", "accuracy", "exact"}
-    assert all(sign.total == TOKENS and sign.tokens_per_s > 0 for sign in signs)
+    assert all(progress.total == TOKENS and progress.tokens_per_s > 0 for progress in told)
     assert read_clock(tmp_path / LATEST) == clock
 
 
 def test_a_finished_run_has_nothing_to_do(tmp_path: Path) -> None:
     clock = train(tmp_path)
     before = state_of(tmp_path / LATEST)
-    signs: list[Sign] = []
-    assert train(tmp_path, watch=signs.append, workers=1) == clock
-    assert train(tmp_path, tokens=TOKENS // 2, watch=signs.append) == clock
-    assert signs == [] and is_same(state_of(tmp_path / LATEST), before)
+    told: list[PretrainingProgress] = []
+    assert train(tmp_path, watch=told.append, workers=1) == clock
+    assert train(tmp_path, tokens=TOKENS // 2, watch=told.append) == clock
+    assert told == [] and is_same(state_of(tmp_path / LATEST), before)
 
 
 class Stop(Exception):
@@ -90,8 +90,8 @@ class Stop(Exception):
 
 
 def stop_at(step: int) -> Any:
-    def watch(sign: Sign) -> None:
-        if sign.clock.step == step:
+    def watch(progress: PretrainingProgress) -> None:
+        if progress.clock.step == step:
             raise Stop
 
     return watch
@@ -121,8 +121,8 @@ def test_a_run_that_is_stopped_within_the_decay_may_become_longer(tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_saved_first(tmp_path: Path, number: signal.Signals) -> None:
-    def interrupt(sign: Sign) -> None:
-        if sign.clock.step == 3:
+    def interrupt(progress: PretrainingProgress) -> None:
+        if progress.clock.step == 3:
             os.kill(os.getpid(), number)
 
     with interruptible():
@@ -168,11 +168,11 @@ def test_a_gradient_that_is_not_finite_ends_the_run_before_it_is_taken(tmp_path:
 
 
 def test_the_loss_falls(tmp_path: Path) -> None:
-    settings = ContextSettings(max_tokens=100, most_pairs=3, self_edit_share=0.0, new_rule_share=0.0)
+    settings = DataSettings(max_tokens=100, most_pairs=3, self_edit_share=0.0, new_rule_share=0.0)
     chunks = Chunks([(tiny_pool(tasks=1, pairs=3), 1.0)], settings, BATCH_TOKENS, 0, write_number)
     train(tmp_path, 12_000, network=grid_network(), chunks=chunks, optimization=OptimizerSettings(warmup_tokens=500))
     losses = [row["loss"] for row in rows(tmp_path / "losses.jsonl")]
     assert sum(losses[:3]) / 3 > 5  # 272 tokens, all as likely
     assert sum(losses[-5:]) / 5 < 2.2  # at least which tokens are colours
-    measured = [row["loss"] for row in rows(tmp_path / "held_out.jsonl")]
+    measured = [row["loss"] for row in rows(tmp_path / "unseen.jsonl")]
     assert measured[-1] < measured[0]

@@ -19,7 +19,7 @@ from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Demonstration
 from arc_seal.errors import InputError
 from arc_seal.pretraining import re_arc
-from arc_seal.pretraining.re_arc import Fault, Limits, NoPair, generate
+from arc_seal.pretraining.re_arc import Fault, NoPair, PairLimits, generate
 from tests.pretraining.builders import TASK_IDS, needs_re_arc
 
 Generator = Callable[[Random, float, float], Any]
@@ -29,14 +29,14 @@ SMALL = {"input": ((1, 2), (3, 4)), "output": ((5,),)}
 
 @needs_re_arc
 def test_every_training_task_has_a_generator() -> None:
-    assert set(re_arc.task_ids()) == {task.id for task, _ in load_tasks("arcagi1/training")}
+    assert set(re_arc.rules()) == {task.id for task, _ in load_tasks("arcagi1/training")}
 
 
 @needs_re_arc
 @settings(max_examples=30, deadline=None)
 @given(task_id=st.sampled_from(TASK_IDS), seed=st.integers(0, 2**32), max_cells=st.integers(200, 450))
 def test_a_pair_is_within_the_limits_and_depends_on_the_seed_alone(task_id: str, seed: int, max_cells: int) -> None:
-    limits = Limits(max_cells=max_cells, tries=50)
+    limits = PairLimits(max_cells=max_cells, tries=50)
     pair = generate(task_id, Random(seed), limits)
     assert len(pair.input.cells) + len(pair.output.cells) <= max_cells
     assert generate(task_id, Random(seed), limits) == pair
@@ -63,7 +63,7 @@ def test_a_pair_follows_the_rule_of_its_task() -> None:
 @needs_re_arc
 def test_too_small_a_limit_is_said_with_its_reason() -> None:
     with pytest.raises(NoPair, match=r"the generator of a5f85a15: made grids too large \(16\)") as caught:
-        generate("a5f85a15", Random(0), Limits(max_cells=1))
+        generate("a5f85a15", Random(0), PairLimits(max_cells=1))
     again = pickle.loads(pickle.dumps(caught.value))
     assert (str(again), again.faults) == (str(caught.value), {Fault.LARGE: 16})
 
@@ -141,11 +141,11 @@ def hang(rng: Random, least: float, greatest: float) -> Any:
 )
 def test_an_attempt_that_fails_says_why(generator: Generator, fault: Fault) -> None:
     with pytest.raises(re_arc._Failed) as caught:
-        attempted(generator, Limits(draws=1000, cpu_s=0.5))
+        attempted(generator, PairLimits(draws=1000, cpu_s=0.5))
     assert caught.value.fault is fault
 
 
-def hang_again(shown: re_arc.Rows) -> Any:
+def hang_again(shown: Any) -> Any:
     while True:
         pass
 
@@ -154,17 +154,15 @@ def hang_again(shown: re_arc.Rows) -> Any:
     ("verifier", "fault"),
     [(lambda shown: ((6,),), Fault.WRONG), (lambda shown: shown[7], Fault.WRONG), (hang_again, Fault.SLOW)],
 )
-def test_a_pair_that_the_verifier_solves_otherwise_is_none(
-    verifier: Callable[[re_arc.Rows], Any], fault: Fault
-) -> None:
+def test_a_pair_that_the_verifier_solves_otherwise_is_none(verifier: Callable[[Any], Any], fault: Fault) -> None:
     with pytest.raises(re_arc._Failed) as caught:
-        attempted(lambda *_: SMALL, Limits(cpu_s=0.5), verifier)
+        attempted(lambda *_: SMALL, PairLimits(cpu_s=0.5), verifier)
     assert caught.value.fault is fault
 
 
 @needs_re_arc
 def test_a_rule_that_leaves_easy_grids_as_they_are_is_drawn_harder() -> None:
-    limits = Limits(max_cells=1800, hardest=(0.1, 0.1), tries=30)
+    limits = PairLimits(max_cells=1800, hardest=(0.1, 0.1), tries=30)
     for seed in range(10):
         pair = generate("11852cab", Random(seed), limits)
         assert pair.input != pair.output
@@ -173,7 +171,7 @@ def test_a_rule_that_leaves_easy_grids_as_they_are_is_drawn_harder() -> None:
 
 
 def test_the_clock_is_off_after_an_attempt() -> None:
-    attempted(lambda *_: SMALL, Limits(cpu_s=0.02))
+    attempted(lambda *_: SMALL, PairLimits(cpu_s=0.02))
     until = time.process_time() + 0.1
     while time.process_time() < until:
         pass
@@ -204,7 +202,7 @@ def test_faults_are_counted() -> None:
 
 
 def attempted(
-    generator: Generator, limits: Limits | None = None, verifier: Callable[[re_arc.Rows], Any] | None = None
+    generator: Generator, limits: PairLimits | None = None, verifier: Callable[[Any], Any] | None = None
 ) -> Demonstration:
     """An attempt of a generator; the verifier, where none is given, agrees with whatever it made."""
     outputs: list[Any] = []
@@ -215,4 +213,4 @@ def attempted(
         return made
 
     rule = re_arc.Rule(noted, verifier or (lambda shown: outputs[-1]))
-    return re_arc._attempt(rule, 7, 0.5, limits or Limits())
+    return re_arc._attempt(rule, 7, 0.5, limits or PairLimits())

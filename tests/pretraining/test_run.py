@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from arc_seal.arc.datasets import DEV, SEAL_TRAINING, load_task, load_tasks
@@ -17,26 +20,27 @@ from arc_seal.arc.grid import SYMMETRIES, apply
 from arc_seal.arc.splits import UNTRAINED, never_trained, solved_pairs, untrained
 from arc_seal.arc.task import Demonstration
 from arc_seal.cli import rewrite
-from arc_seal.config import Composed, launch, make, read_config
+from arc_seal.config import compose, make, read_config
 from arc_seal.errors import InputError
 from arc_seal.files import tools_dir
 from arc_seal.models.grid_codec import FIRST_BYTE
 from arc_seal.models.grid_network import GridForCausalLM
 from arc_seal.models.model import load
 from arc_seal.models.weights import GridSource
-from arc_seal.pretraining.loop import LATEST, RunSettings, Sign
+from arc_seal.pretraining.loop import LATEST, PretrainingProgress, RunSettings
 from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.run import (
     PretrainConfig,
-    SelfEditWriter,
+    _random_edits,
     export,
     first_weights,
     run,
     training_pools,
-    unseen,
+    without_untrained,
+    write_self_edit,
 )
-from arc_seal.pretraining.stream import ContextSettings
+from arc_seal.pretraining.stream import DataSettings
 from arc_seal.self_edit.schema import Bounds, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
 from tests.arc.test_splits import all_images, spelt
@@ -62,18 +66,18 @@ IDENTITY = {
     "data.self_edit_share", "data.self_edit_max_tokens", "data.new_rule_share", "data.keep_background_share",
     "optimizer.matrix_rate", "optimizer.other_rate", "optimizer.weight_decay", "optimizer.max_gradient_norm",
     "optimizer.warmup_tokens", "optimizer.decay_share",
+    "content of tools/", "version of reasoning-gym",
 }  # fmt: skip
-"""What old checkpoints hold: with one more, or one less, no run of an older version could go on."""
+"""What checkpoints hold: with one more, or one less, no run of an older version could go on."""
 
 
 def config_of(folder: Path, *argv: str) -> PretrainConfig:
     """The configuration of a command line."""
-    jobs: list[Composed] = []
-    launch("pretrain", rewrite([f"hydra.run.dir={folder}", *argv]), jobs.append)
-    return read_config(jobs[0].values, PretrainConfig)
+    (job,) = compose("pretrain", rewrite([f"hydra.run.dir={folder}", *argv]).overrides, sweep=False)
+    return read_config(job.values, PretrainConfig)
 
 
-def carry_out(folder: Path, *argv: str, watch: Callable[[Sign], None] = lambda sign: None) -> Any:
+def carry_out(folder: Path, *argv: str, watch: Callable[[PretrainingProgress], None] = lambda progress: None) -> Any:
     config = config_of(folder, *TINY, *argv)
     return run(config, make(config.network), folder, watch, refuse_generators)
 
@@ -83,14 +87,14 @@ def refuse_generators(made: object) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Sign], Any]:
-    folder, signs = tmp_path_factory.mktemp("run"), list[Sign]()
-    return folder, signs, carry_out(folder, watch=signs.append)
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[PretrainingProgress], Any]:
+    folder, told = tmp_path_factory.mktemp("run"), list[PretrainingProgress]()
+    return folder, told, carry_out(folder, watch=told.append)
 
 
-def test_a_run_leaves_weights_that_can_be_used(trained: tuple[Path, list[Sign], Any]) -> None:
-    folder, signs, finished = trained
-    assert finished.weights == folder / "weights" and finished.tokens == signs[-1].clock.tokens >= 1500
+def test_a_run_leaves_weights_that_can_be_used(trained: tuple[Path, list[PretrainingProgress], Any]) -> None:
+    folder, told, finished = trained
+    assert finished.weights == folder / "weights" and finished.tokens == told[-1].clock.tokens >= 1500
     model = load(GridSource("mine", str(finished.weights), device="cpu"))
     assert finished.parameters == model.network.num_parameters()
     kept = state_of(folder / LATEST)["network"]
@@ -100,13 +104,13 @@ def test_a_run_leaves_weights_that_can_be_used(trained: tuple[Path, list[Sign], 
     assert json.loads((finished.weights / "config.json").read_text())["dtype"] == "bfloat16"
 
 
-def test_a_run_measures_on_short_dev_tasks(trained: tuple[Path, list[Sign], Any]) -> None:
-    _, signs, _ = trained
-    assert [set(sign.scores) for sign in signs] == [set()] * (len(signs) - 1) + [{"dev"}]
-    assert 1 <= signs[-1].scores["dev"].contexts <= 20
+def test_a_run_measures_on_short_dev_tasks(trained: tuple[Path, list[PretrainingProgress], Any]) -> None:
+    _, told, _ = trained
+    assert [set(progress.scores) for progress in told] == [set()] * (len(told) - 1) + [{"dev"}]
+    assert 1 <= told[-1].scores["dev"].contexts <= 20
 
 
-def test_the_seed_fixes_a_run(trained: tuple[Path, list[Sign], Any], tmp_path: Path) -> None:
+def test_the_seed_fixes_a_run(trained: tuple[Path, list[PretrainingProgress], Any], tmp_path: Path) -> None:
     torch.manual_seed(12345)
     carry_out(tmp_path / "same")
     carry_out(tmp_path / "other", "seed=1")
@@ -114,30 +118,75 @@ def test_the_seed_fixes_a_run(trained: tuple[Path, list[Sign], Any], tmp_path: P
     assert names[0] == names[1] != names[2]
 
 
+@needs_re_arc
 def test_what_makes_a_run_the_one_that_it_is(tmp_path: Path) -> None:
     assert set(config_of(tmp_path).identity) == IDENTITY
     more = config_of(tmp_path, "run.tokens=9", "run.compile=true", "run.workers=7", "name=x", "device=cpu").identity
     assert more == config_of(tmp_path).identity
 
 
+AS_BEFORE = ", as the run has it that goes on here (or another folder)"
+
+
+def test_a_run_goes_on_with_the_tools_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random self-edits of the stream depend on what the tools' files say, wherever they are."""
+    carry_out(tmp_path / "run")
+    tools = tmp_path / "tools"
+    shutil.copytree(tools_dir(), tools, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr("arc_seal.pretraining.run.tools_dir", lambda: tools)
+    carry_out(tmp_path / "run")
+    flip = (tools / "flip.py").read_text()
+    for change in (
+        lambda: (tools / "flip.py").write_text(f"{flip}\n"),
+        lambda: (tools / "flip.py").rename(tools / "flap.py"),
+    ):
+        change()
+        with pytest.raises(InputError) as caught:
+            carry_out(tmp_path / "run", "run.tokens=3000")
+        message = rf'configuration: content of tools/: expected "\w{{16}}"{re.escape(AS_BEFORE)}, found "\w{{16}}"'
+        assert re.fullmatch(message, str(caught.value))
+        (tools / "flip.py").write_text(flip)
+    (tools / "flap.py").unlink()
+    carry_out(tmp_path / "run", "run.tokens=1600")
+
+
+@needs_re_arc
+def test_a_run_goes_on_with_the_generators_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("arc_seal.pretraining.run.synthetic_pool", lambda *_, **__: tiny_pool(sides=(1, 2)))
+    monkeypatch.setattr("arc_seal.pretraining.re_arc.installed_version", lambda: "0.1.25")
+    carry_out(tmp_path, "data.synthetic_share=0.5")
+    carry_out(tmp_path, "data.synthetic_share=0.5")
+    monkeypatch.setattr("arc_seal.pretraining.re_arc.installed_version", lambda: "0.1.26")
+    with pytest.raises(InputError) as caught:
+        carry_out(tmp_path, "data.synthetic_share=0.5", "run.tokens=3000")
+    assert str(caught.value) == (
+        f'configuration: version of reasoning-gym: expected "0.1.25"{AS_BEFORE}, found "0.1.26"'
+    )
+
+
+def test_a_run_without_generated_pairs_needs_no_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry_out(tmp_path)
+    monkeypatch.setattr("arc_seal.pretraining.re_arc.installed_version", refuse_generators)
+    carry_out(tmp_path, "run.tokens=1600")
+
+
 def test_what_settings_are_when_nothing_is_said_is_what_the_command_has(tmp_path: Path) -> None:
     config = config_of(tmp_path)
-    said = config.data.model_dump(exclude={"pairs_per_generator", "synthetic_share"})
-    assert said == ContextSettings().model_dump()
+    assert config.data == DataSettings()
     assert config.optimizer == OptimizerSettings()
     assert config.run == RunSettings(tokens=config.run.tokens)
 
 
-def test_a_run_goes_on_from_weights(trained: tuple[Path, list[Sign], Any], tmp_path: Path) -> None:
-    folder, signs, finished = trained
+def test_a_run_goes_on_from_weights(trained: tuple[Path, list[PretrainingProgress], Any], tmp_path: Path) -> None:
+    folder, told, finished = trained
     config = make(config_of(tmp_path, *TINY).network)
     first = first_weights(str(finished.weights), config)
     assert all(value.dtype == torch.float32 for value in first.state_dict().values())
     kept = state_of(folder / LATEST)["network"]
     assert all(torch.equal(value, kept[name].bfloat16().float()) for name, value in first.state_dict().items())
-    again: list[Sign] = []
+    again: list[PretrainingProgress] = []
     carry_out(tmp_path / "more", f"weights={finished.weights}", "optimizer.warmup_tokens=100000", watch=again.append)
-    assert again[0].loss < signs[0].loss - 0.2
+    assert again[0].loss < told[0].loss - 0.2
 
 
 @pytest.mark.parametrize(
@@ -249,6 +298,104 @@ def test_weights_are_replaced_whole(tmp_path: Path) -> None:
     assert network.config.to_dict() == config and torch.equal(torch.get_rng_state(), state)
 
 
+class Killed(BaseException):
+    """What ends a process here: nobody catches it."""
+
+
+class Watched:
+    """Runs the steps of an export, is killed at one of them, and sees to it that a complete copy is there after each.
+
+    Args:
+        folder: What is exported to.
+        kill_at: Which step; 0 for none. A copy is then written by half, or removed by half; a rename is whole or none.
+    """
+
+    def __init__(self, folder: Path, kill_at: int = 0) -> None:
+        self.folder, self.kill_at, self.steps = folder, kill_at, 0
+
+    def export(self, network: GridForCausalLM) -> bool:
+        """Export; False when that was killed."""
+        own = {(Path, "rename"): None, (shutil, "rmtree"): remove_half, (GridForCausalLM, "save_pretrained"): save_half}
+        with pytest.MonkeyPatch.context() as patch:
+            for (owner, name), half in own.items():
+                patch.setattr(owner, name, self._watched(getattr(owner, name), half))
+            try:
+                export(network, self.folder)
+            except Killed:
+                return False
+        return True
+
+    def _watched(self, step: Callable[..., Any], half: Callable[..., None] | None) -> Callable[..., Any]:
+        def take(*args: Any, **kwargs: Any) -> Any:
+            before = copies(self.folder)
+            self.steps += 1
+            if self.steps == self.kill_at:
+                if half:
+                    half(step, *args, **kwargs)
+                assert copies(self.folder) or not before
+                raise Killed
+            done = step(*args, **kwargs)
+            assert copies(self.folder) or not before
+            return done
+
+        return take
+
+
+def remove_half(remove: Callable[..., Any], folder: Path, *args: Any, **kwargs: Any) -> None:
+    for file in sorted(folder.glob("*"))[:1]:
+        file.unlink()
+
+
+def save_half(save: Callable[..., Any], network: GridForCausalLM, folder: Path, **kwargs: Any) -> None:
+    save(network, folder, **kwargs)
+    cut_in_half(folder)
+
+
+def copies(folder: Path) -> list[Path]:
+    """Complete copies of the weights, whatever they are called."""
+    return [each for each in folder.parent.iterdir() if is_complete(each)]
+
+
+def is_complete(folder: Path) -> bool:
+    if not (folder / "config.json").exists() or not (folder / "model.safetensors").exists():
+        return False
+    try:
+        return bool(load_file(folder / "model.safetensors"))
+    except SafetensorError:
+        return False
+
+
+@pytest.mark.parametrize("exported", [False, True])
+def test_there_is_a_complete_copy_whenever_an_export_is_killed(tmp_path: Path, exported: bool) -> None:
+    """Killed at any step, then again at any step of the next export, the third goes through."""
+    network = grid_network(layers=1)
+    for first in range(1, 8):
+        for second in range(8):
+            folder = tmp_path / f"{first}-{second}" / "weights"
+            folder.parent.mkdir()
+            assert not exported or Watched(folder).export(network)
+            done = [Watched(folder, kill_at).export(network) for kill_at in (first, second)]
+            assert Watched(folder).export(network)
+            assert [path.name for path in folder.parent.iterdir()] == ["weights"] and copies(folder) == [folder]
+    assert done == [True, True]  # so many steps none has
+
+
+class Stop(Exception):
+    """What stops a run here as a kill would."""
+
+
+def test_weights_that_a_killed_export_has_moved_away_are_put_back(tmp_path: Path) -> None:
+    def stop(progress: PretrainingProgress) -> None:
+        raise Stop
+
+    finished = carry_out(tmp_path)
+    before = (finished.weights / "model.safetensors").read_bytes()
+    finished.weights.rename(tmp_path / "weights.old")
+    with pytest.raises(Stop):
+        carry_out(tmp_path, "run.tokens=3000", watch=stop)
+    assert (finished.weights / "model.safetensors").read_bytes() == before
+
+
 def unseen_images() -> set[tuple[object, ...]]:
     """Every image of every pair that must stay unseen, made without `Contamination`."""
     return {image for spec in UNTRAINED for entry in load_tasks(spec) for image in all_images(entry)}
@@ -260,17 +407,17 @@ def leaks(pool: Pool, images: set[tuple[object, ...]]) -> list[str]:
 
 def test_nothing_that_is_measured_or_tuned_on_is_in_what_is_trained_on(tmp_path: Path) -> None:
     """By every image of every unseen pair, and by `Contamination`; a planted task is the control."""
-    ((pool, share),) = training_pools(config_of(tmp_path, *TINY), refuse_generators)
+    ((pool, share),) = training_pools(config_of(tmp_path, *TINY).data, refuse_generators)
     ids = {entry[0].id for spec in UNTRAINED for entry in load_tasks(spec)}
     assert share == 1 and len(pool.task_ids) == 553
     assert not ids & set(pool.task_ids) and {*SEAL_TRAINING, *DEV} <= ids
     images = unseen_images()
     assert leaks(pool, images) == []
-    assert len(unseen(pool)) == len(pool)
+    assert len(without_untrained(pool)) == len(pool)
     planted = load_tasks("arcagi1/evaluation/00576224", "arcagi1/training/5582e5ca", f"arcagi1/training/{DEV[0]}")
     spoilt = Pool.from_entries(disguised(entry, seed) for seed, entry in enumerate(planted))
     assert len(spoilt) == len(leaks(spoilt, images)) > 9
-    assert len(unseen(spoilt)) == 0
+    assert len(without_untrained(spoilt)) == 0
 
 
 def disguise(pair: Demonstration, seed: int) -> Demonstration:
@@ -298,7 +445,7 @@ def test_a_planted_pair_is_taken_out_and_nothing_else(spec: str) -> None:
     for symmetry in range(3):
         pairs["task1"].insert(2 * symmetry, disguise(planted, symmetry))
     assert untrained().reason_of_pair(pairs["task1"][0])
-    left = unseen(Pool.from_pairs(pairs))
+    left = without_untrained(Pool.from_pairs(pairs))
     assert {task_id: left.pairs(task_id) for task_id in left.task_ids} == {
         task_id: plain.pairs(task_id) for task_id in plain.task_ids
     }
@@ -311,7 +458,7 @@ from arc_seal.pretraining.run import training_pools
 from tests.pretraining.test_run import TINY, config_of
 folder = Path(sys.argv[1])
 config = config_of(folder, *TINY, "data.synthetic_share=0.25", "data.pairs_per_generator=2")
-for pool, share in training_pools(config, lambda made: None):
+for pool, share in training_pools(config.data, lambda made: None):
     pool.save(folder / f"{share}.npz")
 """
 
@@ -336,7 +483,7 @@ def test_no_generator_of_what_is_unseen_is_trained_on(tmp_path: Path) -> None:
         ("data.most_pairs=1", "configuration: data.most_pairs: expected at least data.fewest_pairs, 2, found 1"),
         ("data.new_rule_share=2", "configuration: data.new_rule_share: expected less than or equal to 1, found 2"),
         ("run.tokens=0", "configuration: run.tokens: expected greater than or equal to 1, found 0"),
-        ("optimizer.matrix_rate=nan", "configuration: optimizer.matrix_rate: expected a finite number, found nan"),
+        ("optimizer.matrix_rate=nan", "configuration: optimizer.matrix_rate: expected a finite number, found NaN"),
         ("name=a/b", "configuration: name: expected String should match pattern"),
         ("+data.max_token=3", "data.max_token: expected a setting that there is (did you mean 'data.max_tokens'?)"),
     ],
@@ -357,20 +504,20 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, argument: str, messag
 )
 def test_data_that_no_context_can_be_drawn_from_are_refused(tmp_path: Path, argv: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match=r"^configuration: data: expected settings that let a context be drawn"):
-        training_pools(config_of(tmp_path, *TINY, *argv), refuse_generators)
+        training_pools(config_of(tmp_path, *TINY, *argv).data, refuse_generators)
 
 
 def test_synthetic_data_without_pairs_are_refused(tmp_path: Path) -> None:
     config = config_of(tmp_path, *TINY, "data.synthetic_share=0.5", "data.pairs_per_generator=0")
     with pytest.raises(InputError, match=r"^configuration: data: expected settings that let a context be drawn"):
-        training_pools(config, refuse_generators)
+        training_pools(config.data, refuse_generators)
 
 
 def test_random_self_edits_are_valid_and_their_generators() -> None:
-    write = SelfEditWriter()
     schema = SelfEditSchema(Toolbox.load([tools_dir()]), Bounds())
-    texts = [write(np.random.default_rng(seed)) for seed in range(8)]
+    texts = [write_self_edit(np.random.default_rng(seed)) for seed in range(8)]
     assert len(set(texts)) == 8
     assert [schema.canonical(schema.parse(text)) for text in texts] == texts
-    other = pickle.loads(pickle.dumps(SelfEditWriter()))
+    _random_edits.cache_clear()
+    other = pickle.loads(pickle.dumps(write_self_edit))
     assert [other(np.random.default_rng(seed)) for seed in range(8)] == texts

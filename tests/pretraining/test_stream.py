@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.models.grid_codec import PAD
-from arc_seal.models.grid_network import places_of
+from arc_seal.models.grid_network import positions_of
 from arc_seal.models.model import Batch
 from arc_seal.models.prompt import Encoded
 from arc_seal.pretraining.pool import Pool
-from arc_seal.pretraining.stream import Chunks, ContextSettings, Position, cut, draw_context, read_stream
+from arc_seal.pretraining.stream import Chunks, DataSettings, Position, cut, draw_context, read_stream
 from tests.pretraining.tiny import BATCH_TOKENS, SETTINGS, is_same, tiny_chunks, tiny_pool, write_number
 
 ROOT = Path(__file__).parents[2]
@@ -80,9 +80,7 @@ def test_a_stream_is_its_seeds() -> None:
 def test_every_pool_has_its_share() -> None:
     small, large = tiny_pool(sides=(1,)), tiny_pool(sides=(3,))
     for share in (0.2, 0.8):
-        chunks = Chunks(
-            [(small, share), (large, 1 - share)], ContextSettings(self_edit_share=0.0), 4096, 0, write_number
-        )
+        chunks = Chunks([(small, share), (large, 1 - share)], DataSettings(self_edit_share=0.0), 4096, 0, write_number)
         batches = chunks[0]
         rows = torch.cat([(batch.ids != PAD).sum(1) for batch in batches])
         assert (rows < 40).float().mean() == pytest.approx(share, abs=0.05)  # six pairs of 1x1 are 36 tokens
@@ -94,7 +92,7 @@ def test_batches_are_filled_with_padding_and_real_tokens_stand_where_they_should
     for batch in tiny_chunks(seed=seed)[0]:
         real = batch.ids != PAD
         assert batch.tokens == int(real.sum())
-        assert torch.equal(batch.positions[:, real], places_of(batch.ids)[:, real])
+        assert torch.equal(batch.positions[:, real], positions_of(batch.ids)[:, real])
 
 
 @given(seed=SEEDS, budget=st.integers(50, 500))
@@ -115,6 +113,6 @@ def test_batches_of_the_stream_are_within_the_budget(seed: int) -> None:
 
 def test_little_of_a_real_stream_is_padding() -> None:
     pool = Pool.from_entries(load_tasks("arcagi1/training"))
-    batches = Chunks([(pool, 1.0)], ContextSettings(), 8192, 0, write_number)[0]
+    batches = Chunks([(pool, 1.0)], DataSettings(), 8192, 0, write_number)[0]
     read_, padded = sum(batch.tokens for batch in batches), sum(batch.ids.numel() for batch in batches)
     assert read_ >= 32 * 8192 and 1 - read_ / padded < 0.05

@@ -15,10 +15,10 @@ import torch
 
 from arc_seal.arc.task import Demonstration
 from arc_seal.models.grid_network import GridForCausalLM
-from arc_seal.pretraining.loop import LATEST, Clock, RunSettings, Sign, pool_contexts, pretrain
+from arc_seal.pretraining.loop import LATEST, Clock, PretrainingProgress, RunSettings, claimed, pool_contexts, pretrain
 from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
-from arc_seal.pretraining.stream import Chunks, ContextSettings
+from arc_seal.pretraining.stream import Chunks, DataSettings
 from tests.models.builders import grid_network
 from tests.self_edit.builders import random_grid
 
@@ -26,7 +26,7 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["arc_seal.pretraining.loop"])
 """Processes that begin without this one's threads, and quickly: torch is loaded once for all of them."""
 
-SETTINGS = ContextSettings(max_tokens=100, most_pairs=4, self_edit_share=0.2, self_edit_max_tokens=80)
+SETTINGS = DataSettings(max_tokens=100, most_pairs=4, self_edit_share=0.2, self_edit_max_tokens=80)
 BATCH_TOKENS = 256
 STEPS = 8
 TOKENS = 1600
@@ -52,7 +52,7 @@ def write_number(rng: np.random.Generator) -> str:
 
 
 def tiny_chunks(
-    settings: ContextSettings = SETTINGS, seed: int = 0, pool: Pool | None = None, chunk_batches: int = 8
+    settings: DataSettings = SETTINGS, seed: int = 0, pool: Pool | None = None, chunk_batches: int = 8
 ) -> Chunks:
     """A stream of two pools."""
     pools = [(pool or tiny_pool(), 0.75), (tiny_pool(tasks=2, seed=1), 0.25)]
@@ -62,7 +62,7 @@ def tiny_chunks(
 def train(
     folder: Path,
     tokens: int = TOKENS,
-    watch: Callable[[Sign], None] = lambda sign: None,
+    watch: Callable[[PretrainingProgress], None] = lambda progress: None,
     network: GridForCausalLM | None = None,
     chunks: Chunks | None = None,
     optimization: OptimizerSettings = OPTIMIZATION,
@@ -79,11 +79,12 @@ def train(
             **settings,
         }
     )
-    held_out = {"held out": pool_contexts(tiny_pool(tasks=2, seed=2), pairs=3, each=2, max_tokens=100, seed=0)}
-    return pretrain(
-        network or grid_network(layers=1).train(), chunks or tiny_chunks(), run, optimization, held_out, folder,
-        {"seed": 0, "network.hidden_size": 32}, watch,
-    )  # fmt: skip
+    unseen = {"unseen": pool_contexts(tiny_pool(tasks=2, seed=2), pairs=3, each=2, max_tokens=100, seed=0)}
+    with claimed(folder):
+        return pretrain(
+            network or grid_network(layers=1).train(), chunks or tiny_chunks(), run, optimization, unseen, folder,
+            {"seed": 0, "network.hidden_size": 32}, watch,
+        )  # fmt: skip
 
 
 def train_apart(folder: Path, **how: Any) -> int:
@@ -115,8 +116,8 @@ def _train_and_die(folder: Path, moment: str = "", number: int = 0, workers: int
             if seen == number:
                 die()
 
-    def watch(sign: Sign) -> None:
-        if moment == "update" and sign.clock.step == number:
+    def watch(progress: PretrainingProgress) -> None:
+        if moment == "update" and progress.clock.step == number:
             die()
 
     sys.addaudithook(audit)

@@ -49,10 +49,7 @@ def fingerprint(seed: int) -> str:
     data = [
         [[[demo.input.rows, demo.output.rows] for demo in example] for example in made.examples],
         made.skipped,
-        [
-            [view.name, [demo.input.rows for demo in view.view.task.demos], view.view.task.queries[0].rows]
-            for view in seen
-        ],
+        [[view.name, [demo.input.rows for demo in view.task.demos], view.task.queries[0].rows] for view in seen],
     ]
     return hashlib.sha256(canonical(data).encode()).hexdigest()
 
@@ -117,6 +114,15 @@ def test_tool_that_sometimes_works_is_tried_again() -> None:
     assert any(example[0].input.height == 20 for example in result.examples)
 
 
+@pytest.mark.parametrize("name", [tool.name for tool in TOOLBOX.tools if tool.name != "chain"])
+def test_a_large_query_takes_no_tool_away(name: str) -> None:
+    small = random_task(1, sides=(5,))
+    large = Task(small.id, small.demos, (random_grid(Random(0), 16, 16),))
+    result = made(large, edit(ToolCall.of(name)))
+    assert result.skipped == 0
+    assert result == made(small, edit(ToolCall.of(name)))
+
+
 @given(task=tasks(sides=(1, 2, 3, 16)), self_edit=any_edit, seed=st.integers(0, 2**32))
 def test_examples_are_distinct_and_large_enough(task: Task, self_edit: SelfEdit, seed: int) -> None:
     result = made(task, self_edit, seed)
@@ -137,15 +143,13 @@ def test_views_are_distinct_and_lead_back(task: Task, self_edit: SelfEdit, seed:
     found = seen(task, self_edit, count, seed)
     assert 1 <= len(found) <= count
     assert found[0].name == "as given"
-    assert found[0].view.task == task
-    assert len({view.view.task for view in found}) == len(found)
+    assert found[0].task == task
+    assert len({view.task for view in found}) == len(found)
     for named in found:
-        invert = named.view.invert
-        assert invert is not None
-        assert tuple(map(invert, named.view.task.queries)) == task.queries
+        assert tuple(map(named.invert, named.task.queries)) == task.queries
         images = tuple(map(named.show, task.queries))
-        assert all(image in (None, query) for image, query in zip(images, named.view.task.queries, strict=True))
-        pairs = [(query, shown) for query, shown in zip(task.queries, named.view.task.queries, strict=True)]
+        assert all(image in (None, query) for image, query in zip(images, named.task.queries, strict=True))
+        pairs = [(query, shown) for query, shown in zip(task.queries, named.task.queries, strict=True)]
         assert all(shown.height * shown.width <= query.height * query.width for query, shown in pairs)
 
 
@@ -155,9 +159,9 @@ def test_views_show_further_grids_as_they_do_the_queries(task: Task, seed: int) 
     further = random_grid(Random(seed), 3, 2)
     for named in seen(task, turned, 6, seed):
         image = named.show(further)
-        assert image is not None and named.view.invert is not None
-        assert named.view.invert(image) == further
-        assert tuple(map(named.show, task.queries)) == named.view.task.queries
+        assert image is not None
+        assert named.invert(image) == further
+        assert tuple(map(named.show, task.queries)) == named.task.queries
 
 
 def test_views_take_the_tools_in_turn_and_say_the_order() -> None:
@@ -170,7 +174,7 @@ def test_views_take_the_tools_in_turn_and_say_the_order() -> None:
     ]
     plain = TOOLBOX.bind(turn)(task, Random(0)).task
     order = [int(digit) - 1 for digit in found[1].name.partition(", order ")[2]]
-    assert found[1].view.task == plain.with_demos(tuple(plain.demos[index] for index in order))
+    assert found[1].task == plain.with_demos(tuple(plain.demos[index] for index in order))
 
 
 @pytest.mark.parametrize("self_edit", [None, edit(), edit(ToolCall.of("enlarge", sides="both"))])
@@ -178,8 +182,8 @@ def test_views_without_a_usable_tool_differ_in_order_only(self_edit: SelfEdit | 
     task = random_task(1)
     found = seen(task, self_edit, 8)
     assert len(found) == 6  # orders of three demonstrations
-    assert {view.view.task.queries for view in found} == {task.queries}
-    assert all(sorted(view.view.task.demos, key=str) == sorted(task.demos, key=str) for view in found)
+    assert {view.task.queries for view in found} == {task.queries}
+    assert all(sorted(view.task.demos, key=str) == sorted(task.demos, key=str) for view in found)
     assert len(seen(random_task(1, demos=1), self_edit, 8)) == 1
 
 

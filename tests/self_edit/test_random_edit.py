@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from arc_seal.errors import InputError
 from arc_seal.files import tools_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
-from arc_seal.self_edit.random_edit import RandomEdits, draw_edit, random_edit
+from arc_seal.self_edit.random_edit import RandomEdits, draw_edit
 from arc_seal.self_edit.schema import (
     Bounds,
-    Interval,
     PaperBounds,
     PaperSchema,
     Rates,
     Schema,
     SelfEditSchema,
     Strategy,
+    WholeNumbers,
 )
 from arc_seal.self_edit.toolbox import Toolbox
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, write_tool
@@ -61,11 +61,12 @@ def test_the_bounds_in_use_are_drawn_from() -> None:
 @settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), near=st.sampled_from((0.0, 0.5, 1.0)))
 def test_a_random_edit_is_valid(seed: int, near: float) -> None:
-    drawn = random_edit(TOOLBOX, BOUNDS, Random(seed), prior=PRIOR, near=near)
+    edits = RandomEdits(TOOLBOX, BOUNDS, prior=PRIOR, near=near)
+    drawn = edits.draw(Random(seed))
     text = SCHEMA.canonical(drawn)
     assert SCHEMA.parse(text) == drawn
     assert GRAMMAR.accepts(text)
-    assert random_edit(TOOLBOX, BOUNDS, Random(seed), prior=PRIOR, near=near) == drawn
+    assert edits.draw(Random(seed)) == drawn
 
 
 def test_every_tool_argument_and_hyperparameter_comes() -> None:
@@ -107,7 +108,9 @@ def test_near_the_prior_every_number_is_within_a_factor_of_two() -> None:
 
 
 def test_a_prior_out_of_bounds_is_drawn_back_into_them() -> None:
-    bounds = Bounds(learning_rate=Rates(low=0.01, high=0.02, step=0.01), epochs=Interval(low=3, high=3), lora_rank=(1,))
+    bounds = Bounds(
+        learning_rate=Rates(low=0.01, high=0.02, step=0.01), epochs=WholeNumbers(low=3, high=3), lora_rank=(1,)
+    )
     far = RandomEdits(TOOLBOX, bounds.model_copy(update={"loss_on": ("all",)}), prior=PRIOR, near=1.0)
     for each in many(far, 20):
         training = each.training
@@ -122,7 +125,7 @@ def test_no_batch_is_larger_than_the_training_set() -> None:
 
 def test_bounds_that_contradict_one_another_are_said() -> None:
     with pytest.raises(InputError, match=r"a valid self-edit among 1000 random ones, found training\.batch_size"):
-        random_edit(TOOLBOX, Bounds(max_tools=0, batch_size=(64,), max_examples=(16,)), Random(0))
+        RandomEdits(TOOLBOX, Bounds(max_tools=0, batch_size=(64,), max_examples=(16,))).draw(Random(0))
 
 
 def test_a_tool_that_is_dropped_in_is_drawn_too(tmp_path: Path) -> None:

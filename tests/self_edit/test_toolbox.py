@@ -8,10 +8,10 @@ import pytest
 
 from arc_seal.errors import InputError, InvalidSelfEdit
 from arc_seal.files import tools_dir
-from arc_seal.self_edit.edit import ToolCall
+from arc_seal.self_edit.edit import ToolCall, plain_schema
 from arc_seal.self_edit.schema import Bounds, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
-from tests.self_edit.builders import TOOLBOX, ByteGrammar, random_task, write_tool
+from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, random_task, write_tool
 
 HEAD = """
 from random import Random
@@ -47,7 +47,7 @@ def test_toolbox_holds_the_shipped_tools() -> None:
 
 
 def test_menu_line_comes_from_the_signature() -> None:
-    lines = TOOLBOX.menu().splitlines()
+    lines = [tool.menu_line for tool in TOOLBOX.tools]
     assert len(lines) == len(TOOLBOX.tools)
     assert "rotate(quarter_turns: any|1|2|3): Rotate every grid clockwise by quarter turns." in lines
     assert "transpose(): Swap rows and columns of every grid." in lines
@@ -62,7 +62,7 @@ def test_dropped_in_tool_is_told_of_and_can_be_called(tmp_path: Path) -> None:
         "reverse(copy: true|false, json: loud, share: 0 to 1, times: 1 to 3): Turn the order of demonstrations round."
     )
     schema = SelfEditSchema(toolbox, Bounds())
-    assert line in toolbox.menu().splitlines()
+    assert line in [tool.menu_line for tool in toolbox.tools]
     assert line in schema.menu()
 
     text = (
@@ -164,16 +164,16 @@ def test_loading_again_is_free_until_a_file_comes(tmp_path: Path) -> None:
 
 
 def test_call_schema_is_plain() -> None:
-    text = json.dumps(TOOLBOX.call_schema)
+    text = json.dumps(plain_schema(TOOLBOX.call))
     assert "$ref" not in text
     assert "$defs" not in text
-    branches = TOOLBOX.call_schema["anyOf"]
+    branches = plain_schema(TOOLBOX.call)["anyOf"]
     assert all(branch["required"] == list(branch["properties"]) for branch in branches)
     assert not any(branch["additionalProperties"] for branch in branches)
 
 
 def test_step_is_any_tool_that_takes_none() -> None:
-    chain = TOOLBOX.call_schema["anyOf"][0]["properties"]
+    chain = plain_schema(TOOLBOX.call)["anyOf"][0]["properties"]
     names = [branch["properties"]["tool"]["const"] for branch in chain["steps"]["items"]["anyOf"]]
     assert names == [tool.name for tool in TOOLBOX.tools if tool.name != "chain"]
 
@@ -181,3 +181,23 @@ def test_step_is_any_tool_that_takes_none() -> None:
 def test_unknown_tool_cannot_be_bound() -> None:
     with pytest.raises(InvalidSelfEdit, match=r"tool: expected one of chain, .*, found spin"):
         TOOLBOX.bind(ToolCall.of("spin"))
+
+
+def test_default_is_the_same_text_left_out_and_written(tmp_path: Path) -> None:
+    write_tool(tmp_path, "wrong", tool("task: Task, rng: Random, *, share: Annotated[float, Field(ge=0)] = 1"))
+    schema = SelfEditSchema(Toolbox.load([tmp_path]), Bounds())
+    training = edit().training.model_dump()
+    texts = {
+        schema.canonical(schema.parse({"tools": [call], "training": training}))
+        for call in ({"tool": "wrong"}, {"tool": "wrong", "share": 1}, {"tool": "wrong", "share": 1.0})
+    }
+    assert len(texts) == 1
+
+
+def test_a_step_may_be_one_call_of_the_only_other_tool(tmp_path: Path) -> None:
+    write_tool(tmp_path, "reverse", REVERSE)
+    write_tool(tmp_path, "wrong", tool("task: Task, rng: Random, *, step: Step", body="return step(task, rng)"))
+    toolbox = Toolbox.load([tmp_path])
+    assert toolbox.tools[1].menu_line == "wrong(step: tool call): Do it."
+    task, call = random_task(0), ToolCall.of("wrong", step={"tool": "reverse"})
+    assert toolbox.bind(call)(task, Random(0)).task.demos == task.demos[::-1]

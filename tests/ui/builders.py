@@ -1,11 +1,12 @@
 """A task, its solution, and what may come of solving it."""
 
-import dataclasses
+from dataclasses import replace
+from typing import Any
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Solution, Task
 from arc_seal.errors import Status
-from arc_seal.inner_loop.job import Attempt, Candidate, Result, TrainingRecord
+from arc_seal.inner_loop.job import Attempt, Candidate, Examination, Result, TrainingRecord
 from arc_seal.outer_loop.rollout import Rollout
 from arc_seal.outer_loop.solve import Solved
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training
@@ -44,6 +45,17 @@ WRONG = Attempt(grid("881", "888", "188"), 2, -0.4, 2.0)
 OTHER_SIZE = Attempt(grid("88", "88"), 1, -0.9, 1.0)
 
 
+def rollout(sample: int = 0, **changes: Any) -> Rollout:
+    """A roll-out of TASK that went well, without a result."""
+    values: dict[str, Any] = {
+        "run": "", "round": 0, "task": TASK.id, "sample": sample, "seed": 0, "completion": COMPLETION,
+        "self_edit": SELF_EDIT, "status": Status.OK, "message": "", "writing_s": 8.0, "examination": None,
+        "result": None, "reward": None, "score": None, "model": "smollm2", "versions": {"arc-seal": "0.1.0"},
+        "git_commit": None, "finished_at": None,
+    }  # fmt: skip
+    return Rollout(**{**values, **changes})
+
+
 def solved(*attempts: Attempt, reward: int | None = 1, seed: int = 0, status: Status = Status.OK) -> Solved:
     """What came of solving TASK with one self-edit."""
     result = Result(
@@ -53,20 +65,34 @@ def solved(*attempts: Attempt, reward: int | None = 1, seed: int = 0, status: St
         seconds={"train": 60.5, "predict": 4.25},
     )
     ok = status is Status.OK
-    rollout = Rollout(
-        0, seed, COMPLETION, SELF_EDIT if ok else None, status, "" if ok else "why", result if ok else None, reward
-    )
+    made = rollout(
+        seed=seed, self_edit=SELF_EDIT if ok else None, status=status, message="" if ok else "why",
+        result=result if ok else None, reward=reward,
+    )  # fmt: skip
     return Solved(
-        task_id="5582e5ca", seed=seed, rollouts=(rollout,), attempts=(attempts,), reward=reward,
+        task_id="5582e5ca", seed=seed, rollouts=(made,), attempts=(attempts,), reward=reward,
         score=None if reward is None else float(reward), model="smollm2", versions={"arc-seal": "0.1.0"},
         seconds={"load": 2.5, "write": 8.0, "train": 60.5, "predict": 4.25},
     )  # fmt: skip
 
 
+def without_times(solved: Solved) -> Solved:
+    """The result without its times, which alone differ between two runs with one seed."""
+    rollouts = []
+    for rollout in solved.rollouts:
+        examination = rollout.examination and replace(rollout.examination, seconds={})
+        result = rollout.result and replace(rollout.result, seconds={})
+        untimed = {"writing_s": 0.0, "examination": examination, "result": result, "finished_at": None}
+        rollouts.append(rollout.model_copy(update=untimed))
+    return solved.model_copy(update={"rollouts": tuple(rollouts), "seconds": {}})
+
+
 def later(one: Solved) -> Solved:
     """The same run on a slower machine."""
-    rollouts = tuple(
-        dataclasses.replace(each, result=each.result and dataclasses.replace(each.result, seconds={"train": 1e3}))
-        for each in one.rollouts
-    )
-    return dataclasses.replace(one, rollouts=rollouts, seconds={"load": 9.0})
+    rollouts = []
+    for each in one.rollouts:
+        result = each.result and replace(each.result, seconds={"train": 1e3})
+        examination = Examination(-1.0, 2, 900, {"train": 1e3}) if each.examination else None
+        times = {"writing_s": 9.0, "finished_at": "2025-01-01T00:00:00.000+00:00"}
+        rollouts.append(each.model_copy(update={**times, "result": result, "examination": examination}))
+    return one.model_copy(update={"rollouts": tuple(rollouts), "seconds": {"load": 9.0}})

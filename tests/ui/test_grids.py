@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration
-from arc_seal.ui.grids import MARK, PALETTE, Comparison, Demonstrations, Labelled, differing_cells, grid_lines, size
+from arc_seal.ui.grids import MARK, PALETTE, Comparison, Demonstrations, differing_cells, grid_lines, size
 from tests.ui.builders import RIGHT, TASK, WRONG, grid
 from tests.ui.golden import assert_golden, colour_console, plain_console, shown
 
@@ -85,9 +85,9 @@ def test_comparison_in_colour() -> None:
     console.print(
         Comparison(
             [
-                Labelled(("input", "1x2"), grid("09")),
-                Labelled(("attempt 1, 1 vote", "2 of 9 cells wrong"), WRONG.grid, RIGHT.grid),
-                Labelled(("solution", "3x3"), RIGHT.grid),
+                ("input", "1x2", grid("09"), None),
+                ("attempt 1, 1 vote", "2 of 9 cells wrong", WRONG.grid, RIGHT.grid),
+                ("solution", "3x3", RIGHT.grid, None),
             ]
         )
     )
@@ -97,7 +97,7 @@ def test_comparison_in_colour() -> None:
 def test_comparison_keeps_marks_in_a_narrow_terminal() -> None:
     wide, other = Grid(1, 30, bytes(30)), Grid(1, 30, bytes(29) + b"\x01")
     console = plain_console(40)
-    console.print(Comparison([Labelled(("attempt", "?"), wide, other)]))
+    console.print(Comparison([("attempt", "?", wide, other)]))
     assert shown(console).splitlines() == ["attempt", "?", "0" * 30 + f" {MARK}"]
 
 

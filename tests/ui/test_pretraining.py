@@ -3,28 +3,28 @@
 from dataclasses import replace
 from pathlib import Path
 
-from arc_seal.pretraining.loop import Clock, Score, Sign
+from arc_seal.pretraining.loop import Clock, PretrainingProgress, Score
 from arc_seal.pretraining.pool import Made
 from arc_seal.pretraining.run import Finished
-from arc_seal.ui.views import PretrainingView, measured
+from arc_seal.ui.views import RunView, measured
 from tests.ui.golden import Clock as Watch
 from tests.ui.golden import colour_console, plain_console, shown
 
 SCORE = Score(contexts=40, loss=0.5, accuracy=0.8125, exact=0.075)
-SIGN = Sign(Clock(1, 100_000, 10.0), 1_000_000, loss=4.0, accuracy=0.25, tokens_per_s=1000.0, scores={})
+SIGN = PretrainingProgress(Clock(1, 100_000, 10.0), 1_000_000, loss=4.0, accuracy=0.25, tokens_per_s=1000.0, scores={})
 
 
-def at(tokens: int, loss: float = 4.0, **changes: object) -> Sign:
+def at(tokens: int, loss: float = 4.0, **changes: object) -> PretrainingProgress:
     return replace(SIGN, clock=Clock(1, tokens, 10.0), loss=loss, **changes)  # type: ignore[arg-type]
 
 
 def test_off_the_terminal_a_line_is_due_now_and_then() -> None:
     console, watch = plain_console(100), Watch()
-    view = PretrainingView(console, clock=watch)
+    view = RunView(console, clock=watch)
     for tokens in range(100_000, 1_000_001, 100_000):
-        view.update(at(tokens, scores={"dev": SCORE} if tokens == 500_000 else {}))
+        view.pretraining(at(tokens, scores={"dev": SCORE} if tokens == 500_000 else {}))
         watch.pass_time(4)
-    view.end(Finished(Path("runs/weights"), 1_000_000, 3725.0, 3_420_000))
+    view.pretrained(Finished(Path("runs/weights"), 1_000_000, 3725.0, 3_420_000))
     assert shown(console).splitlines() == [
         "pretraining: 0.10M/1.00M tokens, loss 4.000, 25.0% of tokens right, 1000 tokens/s, 15:00 left",
         "pretraining: 0.40M/1.00M tokens, loss 4.000, 25.0% of tokens right, 1000 tokens/s, 10:00 left",
@@ -37,11 +37,11 @@ def test_off_the_terminal_a_line_is_due_now_and_then() -> None:
 
 def test_the_first_fifty_losses_count_alike_then_the_mean_moves() -> None:
     console = plain_console(100)
-    view = PretrainingView(console, clock=Watch())
-    view.update(at(100_000, loss=4.0))
+    view = RunView(console, clock=Watch())
+    view.pretraining(at(100_000, loss=4.0))
     for _ in range(99):
-        view.update(at(200_000, loss=2.0, accuracy=0.75))
-    view.update(at(1_000_000, loss=2.0, accuracy=0.75))
+        view.pretraining(at(200_000, loss=2.0, accuracy=0.75))
+    view.pretraining(at(1_000_000, loss=2.0, accuracy=0.75))
     first, last = shown(console).splitlines()
     assert "loss 4.000, 25.0%" in first
     assert f"loss {2 + 2 / 50 * 0.98**51:.3f}" in last
@@ -49,9 +49,9 @@ def test_the_first_fifty_losses_count_alike_then_the_mean_moves() -> None:
 
 def test_generators_are_shown_while_their_pairs_are_made() -> None:
     console, watch = plain_console(), Watch()
-    view = PretrainingView(console, clock=watch)
+    view = RunView(console, clock=watch)
     for done in range(1, 6):
-        view.generator(Made("44f52bb0", done, 5, 200, {}))
+        view.generator(Made("44f52bb0", done, 5, 200))
         watch.pass_time(3)
     assert [line.split(",")[0] for line in shown(console).splitlines()] == [
         f"making pairs: {done}/5 generators" for done in (1, 5)
@@ -60,10 +60,10 @@ def test_generators_are_shown_while_their_pairs_are_made() -> None:
 
 def test_on_a_terminal_one_line_is_redrawn_and_what_was_measured_stays() -> None:
     console = colour_console(100)
-    view = PretrainingView(console, live=True, clock=Watch())
-    view.update(at(100_000))
-    view.update(at(500_000, scores={"dev": SCORE}))
-    view.update(at(1_000_000))
+    view = RunView(console, live=True, clock=Watch())
+    view.pretraining(at(100_000))
+    view.pretraining(at(500_000, scores={"dev": SCORE}))
+    view.pretraining(at(1_000_000))
     view.close()
     view.close()
     text = shown(console)
@@ -74,8 +74,8 @@ def test_on_a_terminal_one_line_is_redrawn_and_what_was_measured_stays() -> None
 
 def test_colours_forced_into_a_file_make_it_no_terminal() -> None:
     console = colour_console(100)
-    view = PretrainingView(console, clock=Watch())
-    view.update(at(100_000))
+    view = RunView(console, clock=Watch())
+    view.pretraining(at(100_000))
     assert shown(console).splitlines() == [
         "pretraining: 0.10M/1.00M tokens, loss 4.000, 25.0% of tokens right, 1000 tokens/s, 15:00 left"
     ]

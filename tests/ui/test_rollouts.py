@@ -4,65 +4,87 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 
-import pytest
 from rich.console import Console
 
 from arc_seal.errors import Status
-from arc_seal.inner_loop.job import Progress
-from arc_seal.outer_loop.restem import RoundSummary
-from arc_seal.ui.views import RolloutsView, round_text
-from tests.outer_loop.ledger_builders import policy, proposal, rollout
+from arc_seal.inner_loop.job import Examination, Progress
+from arc_seal.outer_loop.ledger import Policy
+from arc_seal.outer_loop.restem import policy_text, round_text
+from arc_seal.outer_loop.rollout import Rollout
+from arc_seal.self_edit.edit import SelfEdit
+from arc_seal.ui.views import RunView
+from tests.ui.builders import SELF_EDIT, rollout
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
 
+POLICY = Policy(
+    run="seal", round=0, folder="policies/0", rollouts=(("seal", 0, "0d3d703e", 1), ("earlier", 2, "25ff71a9", 0)),
+    losses=(1.5, 0.5), seconds=12.5, finished_at="2025-01-01T00:00:00.000+00:00",
+)  # fmt: skip
 
-def a_run(view: RolloutsView, pass_time: Callable[[float], None]) -> None:
+
+def epochs(number: int) -> SelfEdit:
+    """A self-edit that trains for so many epochs."""
+    return SELF_EDIT.model_copy(update={"training": SELF_EDIT.training.model_copy(update={"epochs": number})})
+
+
+def tried(sample: int, **changes: object) -> Rollout:
+    """A roll-out that every second sample's self-edit, each of them another, earns a reward in."""
+    examination = Examination(-1.25 - sample, 2, 900)
+    return rollout(
+        sample, **{"self_edit": epochs(sample + 1), "reward": sample % 2, "examination": examination, **changes}
+    )
+
+
+def a_run(view: RunView, pass_time: Callable[[float], None]) -> None:
     """A run of two rounds, stopped once and gone on with."""
-    view.title("A run")
-    rows = []
-    view.begin("self-edits", 0, 3)
-    for number in range(3):
+    view.note("A run")
+    rollouts = []
+    view.stage("self-edits", 0, 3)
+    for _ in range(3):
         pass_time(6)
-        view.proposed([proposal(task=str(number)), proposal(1, status=Status.INVALID_SELF_EDIT)])
-    view.begin("roll-outs", 2, 6)
+        view.advance(failed=1)
+    view.stage("roll-outs", 2, 6)
     for sample in range(4):
         pass_time(4)
-        rows.append(rollout(sample, status=Status.OK if sample else Status.TIMEOUT))
-        view.kept(rows[-1])
-    view.collected(0, rows, 2)
+        rollouts.append(tried(sample, status=Status.OK if sample else Status.TIMEOUT))
+        view.progress(sample, Progress("load", 1, 1))
+        view.advance(solved=sample % 2, failed=int(not sample))
+    view.note(round_text(0, rollouts))
+    view.note("  2 self-edits to imitate")
     for progress in (Progress("load", 0, 1), Progress("load", 1, 1), Progress("train", 1, 9)):
-        view.finetuning(progress)
+        view.progress(0, progress)
         pass_time(3)
     for step in range(1, 9):
         pass_time(4)
-        view.finetuning(Progress("finetune", step, 8, 2.5 / step))
-    view.policy(policy())
-    view.begin("self-edits", 3, 3)  # nothing to do
-    view.begin("roll-outs", 6, 6)
-    view.collected(1, rows, 0)
-    view.policy(None)
-    view.begin("roll-outs", 0, 6)
+        view.progress(0, Progress("finetune", step, 8, 2.5 / step))
+    view.note(policy_text(POLICY))
+    view.stage("self-edits", 3, 3)  # nothing to do
+    view.stage("roll-outs", 6, 6)
+    view.note(round_text(1, rollouts))
+    view.note("  nothing to imitate: no policy from it")
+    view.stage("roll-outs", 0, 6)
     pass_time(30)
-    view.kept(rows[0])
+    view.advance(failed=1)
     view.close()  # an interrupt
     view.close()
 
 
-def test_of_a_round_without_roll_outs_only_what_is_imitated_is_said() -> None:
-    console = plain_console()
-    RolloutsView(console, clock=Clock()).collected(0, [], 17)
-    assert shown(console) == "  17 self-edits to imitate\n"
-
-
 def test_off_the_terminal_a_line_is_due_now_and_then() -> None:
     console, clock = plain_console(), Clock()
-    a_run(RolloutsView(console, clock=clock), clock.pass_time)
+    a_run(RunView(console, clock=clock), clock.pass_time)
     assert_golden("rollouts.txt", shown(console))
+
+
+def test_a_note_neither_steers_the_terminal_nor_is_read_as_markup() -> None:
+    console = plain_console()
+    RunView(console).note("[bold]red\x1b[2J")
+    assert shown(console) == "[bold]red\ufffd[2J\n"
 
 
 def test_on_a_terminal_one_line_is_redrawn() -> None:
     plain, colour, clock = plain_console(), colour_console(), Clock()
-    a_run(RolloutsView(plain, live=False, clock=clock), clock.pass_time)
-    a_run(RolloutsView(colour, live=True, clock=Clock()), clock.pass_time)
+    a_run(RunView(plain, live=False, clock=clock), clock.pass_time)
+    a_run(RunView(colour, live=True, clock=Clock()), clock.pass_time)
     text = shown(colour)
     assert "roll-outs: 3/6" in text  # a line that does not stay
     assert text.count("\x1b[2K") > 10
@@ -78,9 +100,9 @@ def test_a_pipe_is_asked_for_nothing_and_a_terminal_is_seen() -> None:
 
     for environment, live in (({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False)):
         console = Console(file=Terminal(), _environ=environment)
-        view = RolloutsView(console)
-        view.begin("roll-outs", 0, 2)
-        view.kept(rollout())
+        view = RunView(console)
+        view.stage("roll-outs", 0, 2)
+        view.advance()
         view.close()
         assert ("\x1b[?25l" in console.file.getvalue()) is live  # type: ignore[attr-defined]
 
@@ -88,16 +110,16 @@ def test_a_pipe_is_asked_for_nothing_and_a_terminal_is_seen() -> None:
 def test_colour_is_not_used_where_none_is_wanted() -> None:
     for console in (colour_console(), Console(file=StringIO(), force_terminal=True, _environ={"NO_COLOR": "1"})):
         clock = Clock()
-        a_run(RolloutsView(console, live=False, clock=clock), clock.pass_time)
+        a_run(RunView(console, live=False, clock=clock), clock.pass_time)
         assert "\x1b[" not in shown(console)
 
 
 def test_many_threads_show_every_roll_out() -> None:
     console = plain_console()
-    view = RolloutsView(console, live=False)
-    view.begin("roll-outs", 0, 400)
+    view = RunView(console, live=False)
+    view.stage("roll-outs", 0, 400)
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(lambda sample: view.kept(rollout(sample)), range(400)))
+        list(threads.map(lambda sample: view.advance(solved=sample % 2), range(400)))
     view.close()
     lines = shown(console).splitlines()
     assert lines[-1].startswith("roll-outs: 400/400, 200 solved, ")
@@ -106,28 +128,30 @@ def test_many_threads_show_every_roll_out() -> None:
 
 def test_many_threads_share_the_line_that_is_redrawn() -> None:
     console = colour_console()
-    view = RolloutsView(console, live=True)
-    view.begin("roll-outs", 0, 40)
+    view = RunView(console, live=True)
+    view.stage("roll-outs", 0, 40)
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda sample: view.kept(rollout(sample)), range(40)))
+        list(threads.map(lambda sample: view.advance(solved=sample % 2), range(40)))
     view.close()
     assert "roll-outs: 40/40, 20 solved" in shown(console)
     assert shown(console).count("\x1b[?25l") == 1
 
 
-@pytest.mark.parametrize(
-    ("summary", "text"),
-    [
-        (
-            RoundSummary(0, 12, 11, 10, 3, 4, 2, 9, -1.25),
-            "Round 1: 3/12 solved, 2/4 tasks by any, 11/12 valid, 10/12 ran, 9 distinct, "
-            "held-out log-probability -1.250",
-        ),
-        (
-            RoundSummary(1, 12, 12, 12, None, 4, None, 12, None),
-            "Round 2: 12 self-edits, 12/12 valid, 12/12 ran, 12 distinct",
-        ),
-    ],
-)
-def test_a_round_is_one_line(summary: RoundSummary, text: str) -> None:
-    assert round_text(summary) == text
+def test_a_round_is_one_line() -> None:
+    scores = Examination(-1.0, 2, 0), Examination(-1.5, 2, 0)
+    equal = [tried(sample, task="a", self_edit=epochs(1), reward=1, examination=scores[sample]) for sample in (0, 1)]
+    other = tried(0, task="b", self_edit=epochs(1), reward=0, examination=None)
+    invalid = tried(1, task="b", self_edit=None, reward=0, status=Status.INVALID_SELF_EDIT, examination=None)
+    assert round_text(0, [*equal, other, invalid]) == (
+        "Round 1: 2/4 solved, 1/2 tasks by any, 3/4 valid, 3/4 ran, 2 distinct, held-out log-probability -1.250"
+    )
+
+
+def test_of_a_round_without_solutions_or_examinations_less_is_said() -> None:
+    made = [tried(sample, reward=None, examination=None) for sample in range(12)]
+    assert round_text(1, made) == "Round 2: 12 self-edits, 12/12 valid, 12/12 ran, 12 distinct"
+
+
+def test_a_policy_is_one_line() -> None:
+    assert policy_text(POLICY) == "  policy policies/0: 2 self-edits, loss 1.500 to 0.500, 12 s"
+    assert "2 self-edits, no update, 12 s" in policy_text(POLICY.model_copy(update={"losses": ()}))

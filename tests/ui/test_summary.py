@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from arc_seal.errors import Status
+from arc_seal.errors import InputError, Status
 from arc_seal.ui.run_folder import Run
 from arc_seal.ui.views import summary, totals
 from tests.ui.builders import RIGHT, WRONG, solved
@@ -12,7 +12,7 @@ RUNS = [
     Run("5582e5ca", 0, Path("a"), solved(RIGHT, WRONG)),
     Run("5582e5ca", 1, Path("b"), solved(WRONG, reward=0, seed=1)),
     Run("5582e5ca", 2, Path("c"), solved(reward=0, seed=2, status=Status.TIMEOUT)),
-    Run("tasks/missing.json", 0, Path("d"), None, "tasks/missing.json: expected a file, found none"),
+    Run("tasks/missing.json", 0, Path("d"), None, InputError("tasks/missing.json", "", "a file", "none")),
 ]
 
 
@@ -20,6 +20,12 @@ def test_one_line_a_run() -> None:
     console = plain_console()
     console.print(summary(RUNS))
     assert_golden("summary.txt", shown(console))
+
+
+def test_a_name_is_not_read_as_markup() -> None:
+    console = plain_console()
+    console.print(summary([Run("[bold]a[/bold]", 0, Path("a"), None, InputError("a", "", "a file", "none"))]))
+    assert "[bold]a[/bold]" in shown(console)
 
 
 def test_what_failed_counts_as_not_solved() -> None:

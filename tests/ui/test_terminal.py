@@ -11,22 +11,22 @@ from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.outer_loop.solve import Solved
-from arc_seal.ui.views import View, pretty_json, printable, recording_console
-from tests.ui.builders import COMPLETION, OTHER_SIZE, RIGHT, SELF_EDIT, SOLUTION, TASK, WRONG, grid, solved
+from arc_seal.ui.views import TaskView, pretty_json, recording_console
+from tests.ui.builders import COMPLETION, OTHER_SIZE, RIGHT, SOLUTION, TASK, WRONG, grid, rollout, solved
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
 
 
-def session(console: Console, solution: Solution | None, result: Solved, recording: Console | None = None) -> View:
+def session(console: Console, solution: Solution | None, result: Solved, recording: Console | None = None) -> TaskView:
     """One task solved, at the pace of a clock that does not move."""
-    view = View(console, recording, live=False, clock=Clock())
+    view = TaskView(console, recording, live=False, clock=Clock())
     with view:
         view.begin(TASK, 0, 1)
         view.progress(0, Progress("load", 1, 1))
         view.progress(0, Progress("write", 80, 512, tokens_per_s=31.0))
-        view.proposed(0, COMPLETION, SELF_EDIT)
+        view.proposed(rollout())
         view.progress(0, Progress("train", 60, 60, loss=0.03125, tokens_per_s=150.0))
         view.progress(0, Progress("predict", 96, 96, tokens_per_s=210.0))
-        view.finished(0, Status.OK, "")
+        view.finished(rollout())
         view.end(TASK, solution, result, Path("runs/x"))
     return view
 
@@ -67,14 +67,30 @@ def test_an_unsolved_task() -> None:
     assert_golden("unsolved.txt", shown(console))
 
 
+def test_a_failure_is_bold_as_a_success_is() -> None:
+    console = colour_console()
+    session(console, SOLUTION, solved(WRONG, reward=0))
+    assert "\x1b[1;38;2;230;159;0mReward 0: not solved" in shown(console)
+
+
+def test_a_self_edit_that_nobody_wrote_is_shown_too() -> None:
+    console = plain_console()
+    with TaskView(console, live=False, clock=Clock()) as view:
+        view.proposed(rollout(completion=None))
+        view.proposed(rollout(completion=None, self_edit=None, status=Status.TIMEOUT))
+    first, second = shown(console).split("Self-edit")[1:]
+    assert '{"tool": "rotate", "quarter_turns": 1},' in first
+    assert second == ": none was written\n\n\n"
+
+
 def test_several_samples_of_which_one_fails() -> None:
     console = plain_console()
-    with View(console, live=False, clock=Clock()) as view:
+    with TaskView(console, live=False, clock=Clock()) as view:
         view.begin(TASK, 0, 2)
-        view.proposed(0, COMPLETION, SELF_EDIT)
-        view.finished(0, Status.OK, "")
-        view.proposed(1, "so sorry,\n\x1b[31mI cannot\x07", None)
-        view.finished(1, Status.INVALID_SELF_EDIT, "expected JSON, found \x1b")
+        view.proposed(rollout())
+        view.finished(rollout())
+        view.proposed(rollout(1, completion="so sorry,\n\x1b[31mI cannot\x07", self_edit=None))
+        view.finished(rollout(1, status=Status.INVALID_SELF_EDIT, message="expected JSON, found \x1b"))
     text = shown(console)
     assert "Self-edit 1 of 2\n" in text and "Roll-out 1 of 2: ok\n" in text
     assert "Self-edit 2 of 2 (not valid)\nso sorry,\n\ufffd[31mI cannot\ufffd\n" in text
@@ -84,10 +100,9 @@ def test_several_samples_of_which_one_fails() -> None:
 def test_several_test_inputs_are_told_apart() -> None:
     task = Task("two", TASK.demos, (grid("1"), grid("2")))
     solution = Solution("two", (grid("3"), grid("4")))
-    result = solved()
-    result = type(result)(**{name: getattr(result, name) for name in result.__slots__} | {"attempts": ((RIGHT,), ())})
+    result = solved().model_copy(update={"attempts": ((RIGHT,), ())})
     console = plain_console()
-    with View(console, live=False) as view:
+    with TaskView(console, live=False) as view:
         view.end(task, solution, result, Path("x"))
     text = shown(console)
     assert "Test 1 of 2\ninput   attempt 1, 6 votes   solution\n1x1     3x3, wrong size      1x1\n" in text
@@ -109,7 +124,7 @@ def test_the_picture_holds_what_was_shown_but_for_what_moved(tmp_path: Path) -> 
 def test_a_picture_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="save_svg: expected a file that can be written"):
-        View(plain_console(), recording_console()).save_svg(tmp_path / "file" / "run.svg", "")
+        TaskView(plain_console(), recording_console()).save_svg(tmp_path / "file" / "run.svg", "")
 
 
 def test_pretty_json_breaks_only_what_is_too_long() -> None:
@@ -119,7 +134,3 @@ def test_pretty_json_breaks_only_what_is_too_long() -> None:
     assert all(len(line) <= 80 for line in text.splitlines())
     assert '  "tools": [\n    {"tool": "rotate", "quarter_turns": 1},\n' in text
     assert pretty_json({}, 0) == "{}"
-
-
-def test_what_would_steer_the_terminal_is_not_passed_on() -> None:
-    assert printable("a\x1b[2Jb\rc\x9bd\u202ee\nü") == "a\ufffd[2Jb\ufffdc\ufffdd\ufffde\nü"

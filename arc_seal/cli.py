@@ -7,7 +7,9 @@ one place that knows this.
 import json
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,10 +64,13 @@ def command(
 ) -> int:
     """Run a command that does `work` on its composed configurations, one or those of a sweep.
 
-    Returns:
-        The exit code: what `work` returns, 1 when training failed, 2 for bad input, 130 when interrupted.
+    The exit code is what `work` returns, 1 when training failed, 2 for bad input, 130 when interrupted.
     """
+    main = threading.current_thread() is threading.main_thread()  # which alone may handle signals
+    before = {number: signal.getsignal(number) for number in ((signal.SIGTERM, signal.SIGHUP) if main else ())}
     try:
+        for number in (each for each, handler in before.items() if handler is signal.SIG_DFL):  # else as nohup says
+            signal.signal(number, signal.default_int_handler)
         flags = set(argv[: argv.index("--")] if "--" in argv else argv)
         if flags & {"-h", "--help"}:
             print(help_text(name, usage, conf_dir()), end="")
@@ -74,9 +79,8 @@ def command(
             print(f"arc-seal {__version__}")
             return 0
         typed = rewrite(argv)
-        task = next(
-            (each.removeprefix("task=").strip("'") for each in typed.overrides if each.startswith("task=")), None
-        )
+        tasks = (each.removeprefix("task=").strip("'") for each in typed.overrides if each.startswith("task="))
+        task = next(tasks, None)
         if task is not None and not takes_tasks:
             raise InputError(task, "", "settings as NAME=VALUE (or --help)", "a bare argument")
         added = any(each.startswith("+") for each in typed.overrides)  # perhaps by a file of -cd
@@ -90,22 +94,29 @@ def command(
             print(shown(name, typed.overrides, typed.folders, typed.show, resolve=typed.resolve), end="")
             return 0
         return work(compose(name, typed.overrides, sweep=typed.sweep, folders=typed.folders))
-    except (InputError, Diverged, FinetuningFailed) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (InputError, Diverged, FinetuningFailed, OSError) as error:
+        if isinstance(error, OSError):  # a place that cannot be read or written, a full disk
+            found = (error.strerror or str(error)).lower()
+            error = InputError(str(error.filename or name), "", "a place that can be read and written", found)
+        print("error:", error, file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def rewrite(argv: Sequence[str], is_file: Callable[[str], bool] = os.path.isfile) -> Arguments:
+def rewrite(
+    argv: Sequence[str],
+    exists: Callable[[str], bool] = lambda path: os.path.exists(path) or os.path.isfile(os.path.dirname(path)),
+) -> Arguments:
     """Turn the arguments people type into overrides that Hydra reads as they were meant.
 
-    An argument is, in this order: a flag; the name of a file; an override such as `seed=1`, `+a.b=c` or
-    `~group`; otherwise the path or name of a task. Several tasks make a sweep. After `--` all are tasks.
-
-    Raises:
-        InputError: On a flag that does not exist or lacks its value, or an override of `_target_`.
+    An argument is, in this order: a path that exists, FILE/ID too; a flag; an override such as `seed=1`, `+a.b=c` or
+    `~group`; otherwise the name of a task. Several tasks make a sweep. After `--` all are tasks. InputError on a flag
+    that does not exist or lacks its value, or an override of `_target_`.
     """
     typed, rest = Arguments(), list(argv)
     tasks: list[str] = []
@@ -115,9 +126,9 @@ def rewrite(argv: Sequence[str], is_file: Callable[[str], bool] = os.path.isfile
         if argument == "--":
             tasks += rest
             break
-        if argument.startswith("-") and not is_file(argument):
+        if argument.startswith("-") and not exists(argument):
             _take_flag(argument, rest, typed)
-        elif not is_file(argument) and (match := _OVERRIDE.fullmatch(argument)):
+        elif not exists(argument) and (match := _OVERRIDE.fullmatch(argument)):
             key, value = match["key"], match["value"]
             name = key.lstrip("+")
             if name == "task":
@@ -126,11 +137,11 @@ def rewrite(argv: Sequence[str], is_file: Callable[[str], bool] = os.path.isfile
                 raise InputError(argument, "", "an override that leaves _target_ to conf/", "_target_")
             else:
                 overrides.append((key, value))
-        elif not is_file(argument) and _DELETION.fullmatch(argument):
+        elif not exists(argument) and _DELETION.fullmatch(argument):
             overrides.append((argument, None))
         else:
             tasks.append(argument)
-    values = [value for text in tasks for value in _task_values(text, typed.sweep, is_file)]
+    values = [value for text in tasks for value in _task_values(text, typed.sweep, exists)]
     if typed.show is not None:
         values = values[:1]
     typed.sweep = typed.show is None and (typed.sweep or len(values) > 1)
@@ -152,7 +163,7 @@ def quote(text: str) -> str:
 def help_text(command: str, usage: str, conf: Path) -> str:
     """What `--help` prints: usage, then every group and setting as the command's file in `conf` describes them."""
     text = (conf / f"{command}.yaml").read_text("utf-8")
-    chosen = dict(re.findall(r"^  - (?:optional )?(\w+): ([\w$][\w.{}-]*)$", text, re.MULTILINE))
+    chosen = dict(re.findall(r"^  - (\w+): ([\w$][\w.{}-]*)$", text, re.MULTILINE))
     groups, sources = "", [text]
     for group, option in chosen.items():
         default = chosen.get(option.removeprefix("${").removesuffix("}"), option)  # a group may follow another's
@@ -167,7 +178,9 @@ def help_text(command: str, usage: str, conf: Path) -> str:
         lines = (f"      {line.removeprefix('#').strip()}\n" for line in comment.splitlines())
         settings += f"  {name}={value}\n{''.join(lines)}"
     return (
-        f"{usage}\nGroups, chosen as GROUP=OPTION (* is the default). {conf}/GROUP/OPTION.yaml describes their\n"
+        f"{usage}\nFlags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows\n"
+        "the configuration instead of running (--resolve with its interpolations resolved), --version.\n\n"
+        f"Groups, chosen as GROUP=OPTION (* is the default). {conf}/GROUP/OPTION.yaml describes their\n"
         f"settings, which are set as GROUP.NAME=VALUE.\n{groups}\nSettings, each with its default:\n{settings}"
     )
 
@@ -195,9 +208,9 @@ def _take_flag(flag: str, rest: list[str], typed: Arguments) -> None:
             raise InputError(flag, "", known, "an unknown flag")
 
 
-def _task_values(text: str, sweep: bool, is_file: Callable[[str], bool]) -> list[str]:
+def _task_values(text: str, sweep: bool, exists: Callable[[str], bool]) -> list[str]:
     """The tasks that one argument names, quoted: several only in a sweep, `a,b`."""
-    parts = [text] if not sweep or is_file(text) else [part.strip() for part in _SWEPT.findall(text)]
+    parts = [text] if not sweep or exists(text) else [part.strip() for part in _SWEPT.findall(text)]
     return [part if re.fullmatch(_QUOTED, part, re.DOTALL) else quote(part) for part in parts or [text]]
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Entry
 from arc_seal.errors import InputError, suggestion
-from arc_seal.files import conf_dir
+from arc_seal.files import conf_dir, file_name
 from arc_seal.outer_loop.evaluate import RowName
 from arc_seal.outer_loop.restem import RestemSettings
 from arc_seal.outer_loop.rollout import RolloutSettings
@@ -28,6 +28,13 @@ from arc_seal.outer_loop.solve import SolveSettings
 from arc_seal.settings import Settings, first_fault
 
 C = TypeVar("C", bound=BaseModel)
+
+_MODELS = ("weights.GridSource", "weights.ChatSource", "scripted.ScriptedSource", "grid_network.GridConfig")
+TARGETS = (
+    *(f"arc_seal.models.{name}" for name in _MODELS),
+    *(f"arc_seal.sandbox.{name}Executor.from_settings" for name in ("worker.Inline", "process.Process", "ray.Ray")),
+)
+"""What a configuration may have made: model sources, executors, sizes of a network. Folders of `-cd` are foreign."""
 
 
 class DataSettings(Settings):
@@ -39,11 +46,7 @@ class DataSettings(Settings):
     seed: int = Field(ge=0)
 
     def entries(self, specs: Sequence[str]) -> list[Entry]:
-        """The tasks that the specs name, or as many of them as `limit` allows, in their own order.
-
-        Raises:
-            InputError: When a spec names no task, or there is none.
-        """
+        """The tasks that the specs name, at most `limit`, in their own order; InputError where one names none."""
         found = load_tasks(*specs)
         if not found:
             raise InputError("data", "", "at least one task", "none")
@@ -58,6 +61,12 @@ class SolveConfig(SolveSettings):
 
     task: str = Field(min_length=1)
     save_svg: str | None
+    resume: str | None = Field(min_length=1)
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What a run may not change when it goes on: all but where it runs and what is shown of it."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"task", "executor", "save_svg", "resume"})
 
 
 class TrainConfig(RolloutSettings):
@@ -93,12 +102,9 @@ class Composed:
 def compose(command: str, overrides: Sequence[str], *, sweep: bool, folders: Sequence[str] = ()) -> list[Composed]:
     """Compose conf/COMMAND.yaml, and what `folders` add, with overrides as `cli.rewrite` returns them.
 
-    With `sweep`, values with commas, and other sweeps of Hydra's, make several jobs.
-
-    Raises:
-        InputError: When an override is wrong.
+    With `sweep`, values with commas, and other sweeps of Hydra's, make several jobs. InputError for a wrong override.
     """
-    jobs = []
+    jobs: list[Composed] = []
     with _hydra(command):
         for number, job in enumerate(_jobs(overrides) if sweep else [list(overrides)]):
             composed = _composed(command, [*job, f"hydra.job.num={number}"], folders)
@@ -106,18 +112,15 @@ def compose(command: str, overrides: Sequence[str], *, sweep: bool, folders: Seq
             values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
             assert isinstance(values, dict)
             kept = composed.hydra
-            top = Path(kept.sweep.dir if sweep else kept.run.dir).absolute()
+            top = Path(str(values.get("resume") or (kept.sweep.dir if sweep else kept.run.dir))).expanduser().absolute()
+            top = (jobs[0].sweep if jobs else None) or top  # one for all, whatever the time is now
             folder = top / kept.sweep.subdir if sweep else top
             jobs.append(Composed({str(name): value for name, value in values.items()}, folder, top if sweep else None))
     return jobs
 
 
 def shown(command: str, overrides: Sequence[str], folders: Sequence[str], part: str, *, resolve: bool) -> str:
-    """A configuration as YAML: `part` is `job`, `hydra` or `all`.
-
-    Raises:
-        InputError: When an override is wrong.
-    """
+    """A configuration as YAML: `part` is `job`, `hydra` or `all`; InputError when an override is wrong."""
     with _hydra(command):
         composed = _composed(command, [*overrides, "hydra.job.num=0"], folders)
         names = {"job": _own(composed), "hydra": ["hydra"], "all": list(composed)}[part]
@@ -128,11 +131,7 @@ def shown(command: str, overrides: Sequence[str], folders: Sequence[str], part: 
 
 
 def make(settings: Mapping[str, Any]) -> Any:
-    """Make what a group's settings describe.
-
-    Raises:
-        InputError: When the settings are not as they must be.
-    """
+    """Make what a group's settings describe; InputError when the settings are not as they must be."""
     from hydra.utils import instantiate  # half of Hydra's own start-up time
 
     try:
@@ -146,14 +145,10 @@ def make(settings: Mapping[str, Any]) -> Any:
 
 
 def read_config(values: Mapping[str, Any], kind: type[C]) -> C:
-    """Read a composed configuration.
-
-    Raises:
-        InputError: On a setting that is unknown, missing or out of bounds, or a `_target_` outside arc_seal.
-    """
+    """Read a configuration; InputError on a setting unknown, missing or out of bounds, or a foreign `_target_`."""
     for place, value in _paths(values):
-        if place.rpartition(".")[2] == "_target_" and not str(value).startswith("arc_seal."):
-            raise InputError("configuration", place, "a class of arc_seal", repr(value))
+        if place.rpartition(".")[2] == "_target_" and value not in TARGETS:
+            raise InputError("configuration", place, f"one of {', '.join(TARGETS)}", repr(value))
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -166,9 +161,9 @@ def read_config(values: Mapping[str, Any], kind: type[C]) -> C:
 
 
 def run_name(task: str | None, seed: int) -> str:
-    """A folder's name for a task and a seed: `0d3d703e-seed0`."""
+    """A folder's name for a task and a seed, another for every other: `0d3d703e-seed0`."""
     name = str(task or "no-task").rstrip("/").rpartition("/")[2].removesuffix(".json")
-    return f"{re.sub(r'[^-.0-9A-Z_a-z]+', '_', name)[:80].lstrip('.') or 'task'}-seed{seed}"
+    return f"{file_name(name)}-seed{seed}"
 
 
 @contextmanager
@@ -196,7 +191,11 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _composed(command: str, overrides: Sequence[str], folders: Sequence[str]) -> DictConfig:
-    more = [f"hydra.searchpath=[{','.join(str(Path(each).absolute()) for each in folders)}]"] if folders else []
+    for folder in folders:
+        if not Path(folder).is_dir():  # of which Hydra only warns
+            raise InputError(folder, "", "a folder of configuration", "no such folder")
+    quoted = (QuotedString(str(Path(each).absolute()), Quote.single).with_quotes() for each in folders)
+    more = [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
     return hydra.compose(command, [*overrides, *more], return_hydra_config=True)
 
 

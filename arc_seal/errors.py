@@ -2,7 +2,8 @@
 
     ArcSealError
     ├── InputError          the user's input is wrong: one line, exit code 2
-    │   └── ModelError      a model cannot be found, read or used as asked
+    │   ├── ModelError      a model cannot be found, read or used as asked
+    │   └── NotATask        what was found is plainly no task (arc/task.py)
     ├── GridError           cells that are not an ARC grid (1x1 to 30x30, colours 0-9)
     ├── ExecutorClosed      a job's executor was closed before there was an outcome; says nothing about the job
     ├── FinetuningFailed    a policy could not be fine-tuned: out of time or memory, diverged
@@ -16,8 +17,12 @@ Anything else that is raised is a programming error and is meant to be seen.
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from enum import StrEnum
+
+LONGEST_LINE = 300
+"""Characters of a line that others' code wrote, from where it is cut."""
 
 
 class Status(StrEnum):
@@ -39,16 +44,13 @@ class Status(StrEnum):
 class ArcSealError(Exception):
     """The root of the tree."""
 
+    def __str__(self) -> str:
+        """The message as one line that steers no terminal, whatever foreign text is in it."""
+        return printable(super().__str__())
+
 
 class InputError(ArcSealError):
-    """Something the user gave is wrong.
-
-    Args:
-        source: The file, option or set in which it was found.
-        place: Where in it, as a path such as `train[0].input[2][1]`; may be empty.
-        expected: What was expected there.
-        found: What was found instead.
-    """
+    """Something the user gave is wrong: in a file, option or set, at a place such as `train[0].input[2][1]` if any."""
 
     def __init__(self, source: str, place: str, expected: str, found: str) -> None:
         self.source, self.place, self.expected, self.found = source, place, expected, found
@@ -107,6 +109,21 @@ class OutOfMemory(JobFailure):
     """The job asked for more memory than it was given."""
 
     status = Status.OUT_OF_MEMORY
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what an error says, else its name; the name too where an error is meant to end a process."""
+    name, text = type(error).__name__, str(error).strip()
+    if isinstance(error, ArcSealError):
+        text = Exception.__str__(error).strip()  # with its line breaks
+    line = text if text and isinstance(error, Exception) else f"{name} {text}".strip()
+    return printable(line.splitlines()[0][:LONGEST_LINE])
+
+
+def printable(text: str) -> str:
+    """The text as one line, without what would steer a terminal."""
+    line = re.sub(r"\s*[\r\n]\s*", " ", text)
+    return "".join(sign if sign.isprintable() else " " if sign.isspace() else "\ufffd" for sign in line)
 
 
 def suggestion(wrong: str, known: Sequence[str]) -> str:

@@ -30,9 +30,6 @@ Examples:
 Results are kept in runs/restem/NAME-evaluation: table.json, table.md, submission.json. Every roll-out goes into the
 ledger of the run, so the same command goes on wherever it was stopped.
 Exit code: 0 when all is measured, 2 for bad input, 130 when interrupted.
-
-Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the configuration
-instead of running (--resolve with its interpolations resolved), --version.
 """
 
 
@@ -88,8 +85,7 @@ def evaluation(
 ) -> "Evaluation":
     """What to measure under one seed; the run's ledger says what policies there are and what they were trained on.
 
-    Raises:
-        InputError: When the run's policy learnt from the solution of a task that it is measured on.
+    InputError where the run's policy learnt from the solution of a task that it is measured on.
     """
     from arc_seal.outer_loop.evaluate import Evaluation, check_apart
     from arc_seal.outer_loop.restem import POLICIES, RUN, with_policy
@@ -118,12 +114,8 @@ def recorded(config: "EvaluateConfig") -> dict[str, Any]:
     from arc_seal.outer_loop.rollout import recorded_model
 
     shared = {"model", "ttt", "decode", "self_edit", "temperature", "max_tokens", "max_resamples", "toolbox"}
-    settings = config.model_dump(
-        mode="json",
-        by_alias=True,
-        include={*shared, "max_training_tokens", "folds"},
-        exclude={"self_edit": {"candidates"}},
-    )
+    shared |= {"max_training_tokens", "folds"}
+    settings = config.model_dump(mode="json", by_alias=True, include=shared, exclude={"self_edit": {"candidates"}})
     return {**settings, "model": recorded_model(settings["model"])}
 
 
@@ -135,9 +127,9 @@ def _report(config: "EvaluateConfig", by_seed: "BySeed", entries: "Sequence[Entr
     from arc_seal.ui.views import evaluation as shown
     from arc_seal.ui.views import terminal_console
 
-    trained, untrained, fixed = TITLES["seal"], TITLES["untrained"], TITLES["fixed"]
     rows, facts = table_rows(config.rows, by_seed, entries), run_facts(config, by_seed)
-    table = make_table(rows, facts, (trained, untrained), [(trained, fixed)])
+    to_untrained, to_fixed = ((TITLES["seal"], TITLES[other]) for other in ("untrained", "fixed"))
+    table = make_table(rows, facts, to_untrained, [to_fixed])
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "table.json", to_json(table))
     write_json(folder / "table.md", to_markdown(table))

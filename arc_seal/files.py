@@ -1,11 +1,13 @@
 """Files that are there whole or not at all, whoever is killed while writing them, and the package's own folders."""
 
 import os
+import re
 import secrets
 import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
@@ -41,6 +43,17 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         with suppress(OSError):
             fresh.unlink()
         raise
+
+
+def file_name(name: str) -> str:
+    """A harmless file name for a name, another for every other.
+
+    A name that is none itself is told apart by a hash behind a tilde, which no harmless name has.
+    """
+    if re.fullmatch(r"[-0-9A-Z_a-z][-.0-9A-Z_a-z]{0,79}", name):
+        return name
+    harmless = re.sub(r"[^-.0-9A-Z_a-z]+", "_", name)[:60].lstrip(".") or "task"
+    return f"{harmless}~{sha256(name.encode()).hexdigest()[:12]}"
 
 
 def remove_stale(folder: Path, pattern: str) -> None:

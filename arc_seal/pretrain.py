@@ -23,9 +23,6 @@ A run is kept in runs/pretraining/NAME: its weights, which model=grid model.loca
 solves tasks with, losses.jsonl, unseen.jsonl and the checkpoint from which the same command goes on, wherever it was
 stopped.
 Exit code: 0 when the run is done, 1 when it diverged, 2 for bad input, 130 when interrupted.
-
-Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the configuration
-instead of running (--resolve with its interpolations resolved), --version.
 """
 
 

@@ -2,8 +2,8 @@
 
 import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from arc_seal.config import Composed, SolveConfig
     from arc_seal.sandbox.worker import Executor
     from arc_seal.ui.run_folder import Run
+    from arc_seal.ui.views import RunView, TaskView
 
 USAGE = """\
 Solve ARC tasks: a language model writes a self-edit, trains on it, and predicts the test outputs.
@@ -31,11 +32,9 @@ Examples:
   python -m arc_seal.solve tasks/5582e5ca.json self_edit=paper
   python -m arc_seal.solve tasks/5582e5ca.json self_edit.json='{"tools": [], "training": {...}}'
 
-A run is kept in runs/, as result.json and submission.json; a sweep adds summary.json and one submission.json of all.
+A run is kept in runs/: result.json, submission.json in Kaggle's form, submission/ for ARC Prize's own scorer. A sweep
+keeps summary.json and submissions of all its tasks too. A run that was stopped goes on with resume=FOLDER.
 Exit code: 0 when every task was worked on, 1 when a job failed, 2 for bad input.
-
-Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the configuration
-instead of running (--resolve with its interpolations resolved), --version.
 """
 
 
@@ -47,90 +46,41 @@ def main(argv: Sequence[str]) -> int:
 
 def _work(jobs: "list[Composed]", title: str) -> int:
     """Solve every task of every job; in a sweep bad input is recorded and the rest goes on."""
-    from arc_seal.config import make
     from arc_seal.errors import InputError, Status
-    from arc_seal.outer_loop.rollout import concurrently
-    from arc_seal.outer_loop.solve import solve_task
-    from arc_seal.ui.run_folder import Run, write_run, write_sweep
-    from arc_seal.ui.views import RunView, TaskView, recording_console, summary, terminal_console
+    from arc_seal.ui.run_folder import RESULT, Run, claim
+    from arc_seal.ui.views import TaskView, recording_console, summary, terminal_console
 
     picture = next((Path(str(job.values["save_svg"])) for job in jobs if job.values.get("save_svg")), None)
     view = TaskView(terminal_console(), recording_console() if picture else None)
-    items, sweep = _items(jobs)
-    runs: dict[int, Run] = {}
-    shown = threading.RLock()
-
-    def keep(number: int, run: Run) -> None:
-        """Note what came of an item; a sweep's files are rewritten after each."""
-        if run.error is not None and sweep is None:
-            raise run.error
-        with shown:
-            runs[number] = run
-            if run.error is not None:
-                view.fail(run.error)
-            if sweep is not None:
-                write_sweep(sweep, [runs[key] for key in sorted(runs)])
-
-    def solve(item: _Item, executor: "Executor", total: RunView | None) -> None:
-        (task, solution), config = item.entry, item.config
-        try:
-            if total is None:
-                with view:
-                    view.begin(task, config.seed, config.samples)
-                    solved = solve_task(task, solution, executor, config, view)
-                    write_run(item.folder, solved, config.model_dump(mode="json", by_alias=True))
-                    view.end(task, solution, solved, item.folder)
-            else:  # what is shown of tasks that are worked on side by side is shown when each is done
-                solved = solve_task(task, solution, executor, config, total)
-                write_run(item.folder, solved, config.model_dump(mode="json", by_alias=True))
-                with shown, view:
-                    total.close()
-                    view.begin(task, config.seed, config.samples)
-                    for rollout in solved.rollouts[: 1 if config.author.kind == "hand" else None]:
-                        view.proposed(rollout)
-                    view.end(task, solution, solved, item.folder)
-                    total.advance(solved=int(solved.reward == 1))
-        except InputError as error:
-            keep(item.number, Run(task.id, config.seed, item.folder, None, error))
-        else:
-            keep(item.number, Run(task.id, config.seed, item.folder, solved))
-
+    items, several, left_out = _items(jobs)
+    resumed = bool(jobs[0].values.get("resume"))
+    if not several and isinstance(items[0], Run) and items[0].error is not None:
+        raise items[0].error  # before anything is made
+    top = jobs[0].sweep or jobs[0].folder
+    if resumed and not top.is_dir():
+        raise InputError("resume", "", "the folder of a run", f"no folder {top}")
+    kept = top.resolve() if resumed else claim(top)  # `runs/latest` may lead elsewhere soon
+    session = _Session(view, top, kept, several, resumed)
+    for line in left_out:
+        view.note(line)
     try:
-        for number, item in enumerate(items):
-            if isinstance(item, Run):
-                keep(number, item)
-        wanted = [item for item in items if isinstance(item, _Item)]
+        own = {session.place(item.folder) for item in items}
+        if others := sorted(path.parent for path in kept.rglob(RESULT) if resumed and path.parent not in own):
+            raise InputError("resume", "", "a run of the same tasks and seeds", f"a result in {others[0]}")
+        known = {number: session.known(item) for number, item in enumerate(items)}
+        session.keep({number: run for number, run in known.items() if run is not None})
+        wanted = [item for item in items if isinstance(item, _Item) and known[item.number] is None]
         for _, same in groupby(wanted, key=lambda item: (item.config.model, item.config.executor)):
-            group = list(same)
-            config = group[0].config
-            used = max(len(group), *(item.config.samples for item in group))
-            limited = {"workers": min(config.executor["workers"], used)} if "workers" in config.executor else {}
-            try:
-                executor = make({**config.executor, **limited})(make(config.model))
-            except InputError as error:
-                for item in group:
-                    keep(item.number, Run(item.entry[0].id, item.config.seed, item.folder, None, error))
-                continue
-            try:
-                total = RunView(terminal_console()) if executor.workers > 1 and len(group) > 1 else None
-                if total is not None:
-                    total.stage("tasks", 0, len(group))
-                for _ in concurrently(executor, partial(solve, executor=executor, total=total), group):
-                    pass
-                if total is not None:
-                    total.close()
-            finally:
-                executor.close()
+            session.solve_all(list(same))
     finally:
-        ended = [runs[key] for key in sorted(runs)]
-        if sweep is not None and ended:
-            view.show(summary(ended))
+        runs = [session.runs[number] for number in sorted(session.runs)]
+        if several and runs:
+            view.show(summary(runs))
         if picture is not None:
             view.save_svg(picture.expanduser(), title)
-    if any(run.solved is None for run in ended):
+    if any(run.solved is None for run in runs):
         return 2
-    ok = [any(each.status is Status.OK for each in run.solved.rollouts) for run in ended if run.solved]
-    return int(not all(ok))
+    return int(not all(any(each.status is Status.OK for each in run.solved.rollouts) for run in runs if run.solved))
 
 
 @dataclass(frozen=True)
@@ -143,36 +93,148 @@ class _Item:
     folder: Path
 
 
-def _items(jobs: "list[Composed]") -> "tuple[list[_Item | Run], Path | None]":
-    """What to work on, bad input in its place; and the folder of the sweep that they make, None for one task."""
-    from arc_seal.arc.datasets import load_tasks
+@dataclass
+class _Session:
+    """The runs of one command."""
+
+    view: "TaskView"
+    top: Path  # where the command was to be kept
+    kept: Path  # where it is kept: another folder where that one was taken
+    several: bool  # whether there are files of all runs together
+    resumed: bool
+    runs: "dict[int, Run]" = field(default_factory=dict)
+    lock: "threading.RLock" = field(default_factory=threading.RLock)
+
+    def place(self, folder: Path) -> Path:
+        """Where a run is kept."""
+        return self.kept / folder.relative_to(self.top)
+
+    def keep(self, runs: "Mapping[int, Run]") -> None:
+        """Note what came of items; the files of all runs together are written anew."""
+        from arc_seal.ui.run_folder import write_sweep
+
+        with self.lock:
+            self.runs.update(runs)
+            for error in (run.error for run in runs.values() if run.error is not None):
+                if not self.several:
+                    raise error
+                self.view.fail(error)
+            if self.several and runs:
+                new = {run.name for run in runs.values()}
+                write_sweep(self.kept, [self.runs[key] for key in sorted(self.runs)], new)
+
+    def known(self, item: "_Item | Run") -> "Run | None":
+        """What came of an item before anything is done: bad input, or the result that an earlier command has of it.
+
+        Raises:
+            InputError: When that is of another task, or was made under another configuration.
+        """
+        from arc_seal.errors import InputError
+        from arc_seal.ui.run_folder import RESULT, Run, load_result
+
+        folder = self.place(item.folder)
+        if isinstance(item, Run):
+            return replace(item, folder=folder)
+        if not (self.resumed and (folder / RESULT).is_file()):
+            return None
+        solved, task = load_result(folder, item.config.recorded), item.entry[0].id
+        if solved.task_id != task:
+            raise InputError(str(folder), "", f"a result of task {task}", f"one of {solved.task_id}")
+        return Run(solved.task_id, solved.seed, folder, solved)
+
+    def solve_all(self, items: "list[_Item]") -> None:
+        """Solve items that ask for the same model and executor, side by side where there are workers for it."""
+        from arc_seal.config import make
+        from arc_seal.errors import InputError
+        from arc_seal.outer_loop.rollout import concurrently
+        from arc_seal.ui.run_folder import Run
+        from arc_seal.ui.views import RunView, terminal_console
+
+        settings = dict(items[0].config.executor)
+        if "workers" in settings:  # none loads a model for nothing
+            settings["workers"] = min(settings["workers"], max(len(items), *(item.config.samples for item in items)))
+        try:
+            executor = make(settings)(make(items[0].config.model))
+        except InputError as error:
+            for item in items:
+                name, seed = item.entry[0].id, item.config.seed
+                self.keep({item.number: Run(name, seed, self.place(item.folder), None, error)})
+            return
+        total = RunView(terminal_console()) if executor.workers > 1 and len(items) > 1 else None
+        try:
+            if total is not None:
+                total.stage("tasks", 0, len(items))
+            for _ in concurrently(executor, partial(self.solve, executor=executor, total=total), items):
+                pass
+        finally:
+            if total is not None:
+                total.close()
+            executor.close()
+
+    def solve(self, item: _Item, executor: "Executor", total: "RunView | None") -> None:
+        """Solve one item; what is shown of one that is worked on beside others is shown when it is done."""
+        from arc_seal.errors import InputError
+        from arc_seal.outer_loop.solve import solve_task
+        from arc_seal.ui.run_folder import Run, write_run
+
+        (task, solution), config, folder = item.entry, item.config, self.place(item.folder)
+        try:
+            if total is None:
+                with self.view:
+                    self.view.begin(task, config.seed, config.samples)
+                    solved = solve_task(task, solution, executor, config, self.view)
+                    write_run(folder, solved, config.recorded)
+                    self.view.end(task, solution, solved, folder)
+            else:
+                solved = solve_task(task, solution, executor, config, total)
+                write_run(folder, solved, config.recorded)
+                with self.lock, self.view:
+                    total.close()
+                    self.view.begin(task, config.seed, config.samples)
+                    for rollout in solved.rollouts[: {"none": 0, "hand": 1}.get(config.author.kind)]:
+                        self.view.proposed(rollout)
+                    self.view.end(task, solution, solved, folder)
+                    total.advance(solved=int(solved.reward == 1))
+        except InputError as error:
+            self.keep({item.number: Run(task.id, config.seed, folder, None, error)})
+        else:
+            self.keep({item.number: Run(task.id, config.seed, folder, solved)})
+
+
+def _items(jobs: "list[Composed]") -> "tuple[list[_Item | Run], bool, list[str]]":
+    """What to work on, bad input in its place; whether that is more than one task; and what was left out of folders."""
+    from arc_seal.arc.datasets import read_tasks
+    from arc_seal.arc.task import NotATask
     from arc_seal.config import SolveConfig, read_config, run_name
     from arc_seal.errors import InputError
     from arc_seal.ui.run_folder import Run
 
     items: list[_Item | Run] = []
     tasks: dict[str, Task] = {}
-    sweep = jobs[0].sweep
+    left_out: list[str] = []
+    several = jobs[0].sweep is not None
     for job in jobs:
         try:
             config = read_config(job.values, SolveConfig)
             config.check()
-            config.author  # noqa: B018  # for what it refuses
-            entries = load_tasks(str(Path(config.task).expanduser()))
+            read = read_tasks(str(Path(config.task).expanduser()))
         except InputError as error:
             items.append(Run(str(job.values.get("task")), job.values.get("seed", 0), job.folder, None, error))
             continue
-        if len(entries) > 1:
-            sweep = sweep or job.folder
+        left_out += [str(each) for each in read if isinstance(each, NotATask)]
+        entries = [each for each in read if not isinstance(each, NotATask)]
+        several = several or len(entries) > 1
         for entry in entries:
-            task = entry[0]
-            folder = job.folder / run_name(task.id, config.seed) if len(entries) > 1 else job.folder
-            if tasks.setdefault(task.id, task) != task:
-                twice = InputError(config.task, "", f"one task of the id {task.id} in a sweep", "another")
-                items.append(Run(task.id, config.seed, folder, None, twice))
+            name = entry.source if isinstance(entry, InputError) else entry[0].id
+            folder = job.folder / run_name(name, config.seed) if len(entries) > 1 else job.folder
+            if isinstance(entry, InputError):
+                items.append(Run(name, config.seed, folder, None, entry))
+            elif tasks.setdefault(name, entry[0]) != entry[0]:
+                twice = InputError(config.task, "", f"one task of the id {name} in a sweep", "another")
+                items.append(Run(name, config.seed, folder, None, twice))
             else:
                 items.append(_Item(len(items), entry, config, folder))
-    return items, sweep
+    return items, several, list(dict.fromkeys(left_out))
 
 
 if __name__ == "__main__":

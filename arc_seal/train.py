@@ -27,9 +27,6 @@ Examples:
 A run is kept in runs/restem/NAME-seedN: ledger.sqlite holds every roll-out, policies/round-N the adapters, which
 `solve policy=FOLDER self_edit=default` writes with. The same command goes on wherever it was stopped.
 Exit code: 0 when the run is done, 1 when fine-tuning failed, 2 for bad input, 130 when interrupted.
-
-Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the configuration
-instead of running (--resolve with its interpolations resolved), --version.
 """
 
 
@@ -98,8 +95,7 @@ def recorded(config: "TrainConfig") -> dict[str, Any]:
 def reused(config: "TrainConfig") -> "tuple[list[Rollout], list[Entry]]":
     """The roll-outs of earlier runs' training, under the path of the ledger that each is from, and those runs' tasks.
 
-    Raises:
-        InputError: When a path is no ledger, or nothing is sampled and nothing reused.
+    InputError where a path is no ledger, or nothing is sampled and nothing reused.
     """
     from arc_seal.errors import InputError
     from arc_seal.outer_loop.ledger import Ledger

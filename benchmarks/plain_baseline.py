@@ -101,7 +101,7 @@ class PlainExecutor:
     def start(self) -> None:
         """Nothing to begin early."""
 
-    def run(self, job: Job[R], report: Report) -> Outcome[R]:
+    def run(self, job: Job[R], report: Report, timeout_s: float | None = None) -> Outcome[R]:
         """Run an `AdaptJob` to its outcome.
 
         Raises:
@@ -111,7 +111,7 @@ class PlainExecutor:
         if not isinstance(wanted, AdaptJob):
             raise TypeError(f"the plain baseline adapts and predicts; it knows no {type(job).__name__}")
         plain: Job[Any] = PlainJob(wanted, self._choices)
-        return self._inline.run(plain, report)
+        return self._inline.run(plain, report, timeout_s)
 
     def close(self) -> None:
         """Let the model go."""
@@ -156,8 +156,8 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 
 def _train(job: AdaptJob, edit: SelfEdit, model: Model, folder: Path, choices: Choices) -> TrainingRecord:
     """Train an adapter on the self-edit's examples and save it in the folder."""
-    augmented = augment(job.task, edit, _toolbox(job), random.Random(f"{job.seed} augment"))
-    wanted = [context for example in augmented.examples for context in _contexts(example, choices.passes)]
+    made, skipped = augment(job.task, edit, _toolbox(job), random.Random(f"{job.seed} augment"))
+    wanted = [context for example in made for context in _contexts(example, choices.passes)]
     encoded = [_encode(model, context, edit.training.loss_on == "all") for context in wanted]
     examples = [each for each in encoded if len(each.ids) <= job.training.max_tokens]
     if not examples:
@@ -182,7 +182,7 @@ def _train(job: AdaptJob, edit: SelfEdit, model: Model, folder: Path, choices: C
     epochs = edit.training.epochs
     return TrainingRecord(
         examples=len(examples),
-        skipped=augmented.skipped + len(encoded) - len(examples),
+        skipped=skipped + len(encoded) - len(examples),
         updates=trained.global_step,
         tokens=epochs * sum(len(example.ids) for example in examples),
         targets=epochs * sum(int(example.target.sum()) for example in examples),

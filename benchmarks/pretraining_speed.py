@@ -20,7 +20,7 @@ import torch
 from omegaconf import OmegaConf
 from training_speed import finish, matmul_rate
 
-from arc_seal.arc.splits import pretraining_tasks
+from arc_seal.arc.splits import pretraining_tasks, solved_pairs
 from arc_seal.files import conf_dir
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
 from arc_seal.models.model import Batch, pick_device
@@ -46,7 +46,7 @@ def main() -> None:
     device = pick_device(arguments.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     network = torch.nn.Module.to(GridForCausalLM(config_of(arguments.network)).train(), device)
-    pools = [(Pool.from_entries(pretraining_tasks()), 1.0)]
+    pools = [(Pool.from_pairs({entry[0].id: [*solved_pairs(entry)] for entry in pretraining_tasks()}), 1.0)]
     chunks = Chunks(pools, DataSettings(), arguments.batch_tokens, 0, write_self_edit)
     batches = [batch for batch, _ in islice(read_stream(chunks, Position(), 0), BATCHES)]
     settings = OptimizerSettings()

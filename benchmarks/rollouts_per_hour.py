@@ -266,10 +266,10 @@ def open_executor(name: str, source: ModelSource, bench: Bench) -> Executor:
         case "inline":
             return InlineExecutor(source, Limits(timeout_s=NO_TIMEOUT_S))
         case "process":
-            return ProcessExecutor.from_settings(source, workers=workers, **limits)  # type: ignore[arg-type]
+            return ProcessExecutor.from_settings(source, workers=workers, **limits)
         case "ray":
             placed = {"address": None, "num_cpus": threads, "num_gpus": 0, "place_timeout_s": 300.0, "retries": 3}
-            return RayExecutor.from_settings(source, workers=workers, **limits, **placed)  # type: ignore[arg-type]
+            return RayExecutor.from_settings(source, workers=workers, **limits, **placed)
     raise SystemExit(f"{name}: expected plain, inline, process:N or ray:N")
 
 

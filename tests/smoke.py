@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,3 +107,12 @@ def kept(place: Path) -> Kept:
 
 def _content(path: Path) -> bytes:
     return path.read_bytes() if path.is_file() else b""
+
+
+def wait(process: subprocess.Popen[str], until: Callable[[], bool]) -> None:
+    """Wait for a moment in the life of a process."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not until():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "it hangs"
+        time.sleep(0.05)

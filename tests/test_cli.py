@@ -99,6 +99,19 @@ def test_an_existing_file_is_a_task_and_not_an_override() -> None:
     assert tasks(["-x.json"], frozenset({"-x.json"})) == ["-x.json"]
 
 
+def test_a_path_that_exists_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("arc=2,3").mkdir()
+    for name in ("arc=2,3/a.json", "v=1,2_challenges.json", "seed=1"):
+        Path(name).touch()
+    names = ["arc=2,3", "arc=2,3/", "arc=2,3/a.json", "v=1,2_challenges.json/aa", "v=1,2_challenges.json", "seed=1"]
+    for name in names:
+        for argv in ([name], ["-m", name], ["-m", f"task={name}"]):
+            (argument,) = (one for one in rewrite(argv).overrides if one.startswith("task="))
+            assert read(argument) == [name]
+    assert rewrite(["seed=2", "a.json", "seed=1/x/y"]).overrides == ["task='a.json'", "seed=2", "seed=1/x/y"]
+
+
 def test_after_two_dashes_all_are_tasks() -> None:
     assert tasks(["seed=1", "--", "seed=2", "--help"]) == ["seed=2", "--help"]
 
@@ -182,7 +195,7 @@ def test_help_describes_every_group_and_setting(command: str) -> None:
             assert re.search(rf"^  {name}={re.escape(shown)}\n      \S", text, re.MULTILINE), name
     for default in OmegaConf.to_container(settings.defaults, resolve=False):
         for group, option in default.items() if hasattr(default, "items") else ():
-            if not group.startswith(("override", "optional")) and group != "rollouts":
+            if option and not group.startswith("override") and group != "rollouts":
                 chosen = {"restem": "grid"}.get(group, option)
                 assert re.search(rf"^  {group} .*\b{re.escape(chosen)}\*", text, re.MULTILINE), group
     assert not re.search(r"^  rollouts", text, re.MULTILINE)  # one option: its settings are the command's own

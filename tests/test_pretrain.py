@@ -14,9 +14,8 @@ import pytest
 from arc_seal.models.model import load
 from arc_seal.models.weights import GridSource
 from arc_seal.pretrain import main
-from arc_seal.pretraining.loop import read_clock
 from tests.pretraining.test_run import TINY
-from tests.pretraining.tiny import interruptible
+from tests.pretraining.tiny import interruptible, read_clock
 
 ROOT = Path(__file__).parents[1]
 

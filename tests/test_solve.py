@@ -72,6 +72,22 @@ def test_a_sweep_goes_on_after_bad_input_and_sums_up(tmp_path: Path) -> None:
         assert (tmp_path / "sweep" / line["folder"] / "result.json").is_file() == (line["status"] != "bad_input")
 
 
+def test_a_folder_s_bad_files_do_not_stop_the_others(tmp_path: Path) -> None:
+    below = tmp_path / "tasks" / "below"
+    below.mkdir(parents=True)
+    (below / "good.JSON").write_bytes((TASKS / "5582e5ca.json").read_bytes())
+    (tmp_path / "tasks" / "bad.json").write_text(
+        '{"train": [{"input": [[1]], "output": [[10]]}], "test": [{"input": [[1]]}]}'
+    )
+    (tmp_path / "tasks" / "index.json").write_text('["good", "bad"]')
+    done = solve(tmp_path, "tasks", f"self_edit.json={EDIT}", "hydra.run.dir=run")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "tasks/index.json: expected" in done.stdout and "(left out)" in done.stdout
+    lines = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [(line["task"], line["status"]) for line in lines] == [("tasks/bad.json", "bad_input"), ("good", ["ok"])]
+    assert [path.name for path in (tmp_path / "run" / "submission").iterdir()] == ["good.json"]
+
+
 def test_a_failed_job_is_exit_code_1(tmp_path: Path) -> None:
     done = solve(tmp_path, str(TASKS / "5582e5ca.json"), f"self_edit.json={EDIT}", "max_training_tokens=10")
     assert done.returncode == 1, done.stderr
@@ -160,7 +176,7 @@ def test_an_interrupt_ends_in_one_line(tmp_path: Path) -> None:
         (["arcagi1/00576224", "--nonsense"], "error: --nonsense: expected a flag that --help lists"),
         (
             ["arcagi1/00576224", "executor.timeout_s=-1"],
-            "error: executor.timeout_s: expected seconds above 0, found -1",
+            "error: executor.timeout_s: expected greater than 0, found -1",
         ),
         (["arcagi1/00576224", "toolbox=[nowhere]"], "nowhere"),
         (["arcagi1/00576224", "+self_edit.bounds.x=1"], "error: configuration: self_edit.bounds"),

@@ -2,15 +2,12 @@
 
 import json
 import os
-import random
 import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,7 +18,20 @@ from arc_seal.train import closing, main
 from tests.outer_loop.ledger_builders import rollout
 from tests.pretraining.tiny import interruptible
 from tests.self_edit.builders import edit
-from tests.smoke import LABEL_FREE, PATIENCE_S, ROOT, SMOKE, TASKS, Finished, command, environment, events, kept, rows
+from tests.smoke import (
+    LABEL_FREE,
+    PATIENCE_S,
+    ROOT,
+    SMOKE,
+    TASKS,
+    Finished,
+    command,
+    environment,
+    events,
+    kept,
+    rows,
+    wait,
+)
 
 EDIT = edit(learning_rate=0.005, batch_size=2, lora_rank=8, max_examples=16)
 
@@ -103,6 +113,7 @@ def test_another_configuration_is_refused(
     assert rows(copied) == before
 
 
+@pytest.mark.slow
 def test_a_kill_changes_nothing_wherever_it_goes_on(smoke_run: Finished, tmp_path: Path) -> None:
     """Killed at work in one process, gone on with in two, it comes to what an undisturbed run comes to."""
     place = tmp_path / "runs" / "restem" / "smoke-seed0"
@@ -132,42 +143,12 @@ def test_an_interrupt_ends_in_one_line_and_changes_nothing(smoke_run: Finished, 
     assert kept(place) == kept(smoke_run.place)
 
 
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(smoke_run: Finished, tmp_path: Path) -> None:
-    """Moments are rows of the undisturbed run and parts of the time that a row takes there."""
-    place, rng, whole = tmp_path / "runs" / "restem" / "smoke-seed0", random.Random(0), events(smoke_run.place)
-    before: list[object] = []
-    for least in sorted(rng.sample(range(whole - 3), 10)):
-        argv = (*LABEL_FREE, *(IN_PROCESSES if least % 2 else ()))
-        with started(tmp_path, *argv) as process:
-            wait(process, lambda least=least: events(place) >= least)
-            time.sleep(rng.uniform(0, smoke_run.seconds / whole))
-            kill(process)
-        found = rows(place)
-        assert all(row in found for row in before) and events(place) < whole
-        before = list(found)
-    with started(tmp_path, *LABEL_FREE) as process:
-        process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0
-    assert kept(place) == kept(smoke_run.place)
-    assert all(row in rows(place) for row in before)
-
-
 def started(folder: Path, *argv: str) -> subprocess.Popen[str]:
     """The command at work in a folder, in a process group of its own."""
     return subprocess.Popen(
         command("train", *argv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
         env=environment(), start_new_session=True,
     )  # fmt: skip
-
-
-def wait(process: subprocess.Popen[str], until: Callable[[], bool]) -> None:
-    """Wait for a moment in the life of a process."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not until():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "it hangs"
-        time.sleep(0.05)
 
 
 def kill(process: subprocess.Popen[str]) -> None:

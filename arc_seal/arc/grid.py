@@ -42,8 +42,9 @@ class Grid:
             raise GridError(f"a colour is 0 to {COLOURS - 1}, not {max(self.cells)}")
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Sequence[int]]) -> Self:
-        """Make a grid from lists or tuples of plain integers 0 to 9, top row first; GridError where they are none."""
+    def from_rows(cls, rows: Sequence[Sequence[int]] | NDArray[Any]) -> Self:
+        """Make a grid from rows of integers 0 to 9, top row first, lists or an array; GridError where they are none."""
+        rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
         if fault := _fault(rows):
             place, expected, found = fault
             raise GridError(f"{joined(place) or 'rows'}: expected {expected}, found {found!r}")
@@ -108,7 +109,7 @@ def _fault(rows: Any) -> tuple[tuple[int, ...], str, Any] | None:
         if len(row) != len(rows[0]):
             return (y,), f"{len(rows[0])} cells, as in the first row", len(row)
         for x, cell in enumerate(row):
-            if type(cell) is not int or not 0 <= cell < COLOURS:
+            if not (type(cell) is int or isinstance(cell, np.integer)) or not 0 <= cell < COLOURS:
                 return (y, x), f"an integer 0 to {COLOURS - 1}", cell
     return None
 

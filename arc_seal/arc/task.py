@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from arc_seal.arc.grid import Grid
 from arc_seal.errors import InputError
-from arc_seal.files import write_whole
+from arc_seal.files import file_name, write_whole
 from arc_seal.settings import joined
 
 MAX_ATTEMPTS = 2
@@ -66,6 +66,14 @@ Entry = tuple[Task, Solution | None]
 """A task, and its solution where the file has one."""
 
 
+class NotATask(InputError):
+    """What was found is plainly no task, not a task with a fault: a folder's file of this kind is left out."""
+
+    def left_out(self) -> "NotATask":
+        """The same, saying so."""
+        return NotATask(self.source, self.place, self.expected, f"{self.found} (left out)")
+
+
 def binary_reward(attempts: Sequence[Sequence[Grid]], solution: Solution) -> int:
     """1 when every output in `solved_outputs` is solved, else 0 (arXiv 2506.10943, section 4.2)."""
     return int(all(solved_outputs(attempts, solution)))
@@ -87,7 +95,7 @@ def solved_outputs(attempts: Sequence[Sequence[Grid]], solution: Solution) -> tu
 
 class _Test(BaseModel):
     input: Grid
-    output: Grid = None  # type: ignore[assignment]  # it may be left out, but may not be null
+    output: Grid | None = None
 
 
 class _TaskFile(BaseModel):
@@ -112,14 +120,27 @@ _EXPECTED = {
 
 
 def parse_task(value: Any, task_id: str, source: str, place: Place = ()) -> Entry:
-    """The task that a JSON value is; InputError where it is none, or has some test outputs but not all."""
-    form = parse(_TaskFile.model_validate, value, source, place)
-    outputs = tuple(test.output for test in form.test if "output" in test.model_fields_set)
+    """The task that a JSON value is, in ARC's form or RE-ARC's, a list of pairs of which the last is the test.
+
+    InputError where it has a fault or some test outputs but not all, `NotATask` where it is plainly no task.
+    """
+    kind = InputError if is_meant_as_task(value) else NotATask
+    if isinstance(value, list) and kind is InputError:
+        value = {"train": value[:-1], "test": value[-1:]}
+    form = parse(_TaskFile.model_validate, value, source, place, kind)
+    outputs = tuple(test.output for test in form.test if test.output is not None)
     if outputs and len(outputs) != len(form.test):
         found = f"{len(outputs)} of {len(form.test)}"
         raise InputError(source, joined([*place, "test"]), "an output for each test input, or for none", found)
     task = Task(task_id, form.train, tuple(test.input for test in form.test))
     return task, Solution(task_id, outputs) if outputs else None
+
+
+def is_meant_as_task(value: Any) -> bool:
+    """Whether a JSON value is a task, be it a broken one."""
+    if isinstance(value, list):
+        return any(isinstance(pair, dict) and "input" in pair for pair in value)
+    return isinstance(value, dict) and not value.keys().isdisjoint(("train", "test"))
 
 
 def parse_solution(value: Any, task: Task, source: str) -> Solution:
@@ -130,8 +151,10 @@ def parse_solution(value: Any, task: Task, source: str) -> Solution:
     return Solution(task.id, outputs)
 
 
-def parse(validate: Callable[[Any], Form], value: Any, source: str, place: Place = ()) -> Form:
-    """What pydantic's `validate` makes of a JSON value at a place in a file; InputError with the first fault found."""
+def parse(
+    validate: Callable[[Any], Form], value: Any, source: str, place: Place = (), kind: type[InputError] = InputError
+) -> Form:
+    """What pydantic's `validate` makes of a JSON value at a place in a file; `kind` with the first fault found."""
     try:
         return validate(value)
     except ValidationError as error:
@@ -142,7 +165,7 @@ def parse(validate: Callable[[Any], Form], value: Any, source: str, place: Place
         expected = f"an object with {describe(where.pop())}"
         keys = ", ".join(map(json.dumps, fault["input"]))
         found = f"only {shorten(keys, 40, placeholder=' ...')}" if keys else "{}"
-    raise InputError(source, joined(where), expected, found)
+    raise kind(source, joined(where), expected, found)
 
 
 def describe(value: Any) -> str:
@@ -156,9 +179,10 @@ def describe(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file, UTF-8 with or without a byte order mark. Very long integers become `Decimal`.
+    """The value in a JSON file, or the list of those in JSON lines, `.jsonl`. Very long integers become `Decimal`.
 
-    InputError where the file cannot be read, is not UTF-8 or not JSON, or an object in it has a key twice.
+    InputError where it is no regular file of at most 64 MB that can be read, is not UTF-8 (with or without a byte
+    order mark) or not JSON, or an object in it has a key twice.
     """
     repeating: dict[int, tuple[dict[str, Any], str]] = {}
 
@@ -174,7 +198,13 @@ def read_json(path: Path) -> Any:
 
     source = str(path)
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError("a pipe or a device")  # they may not end
+        if path.stat().st_size > 64_000_000:  # ARC-AGI-2's 1120 tasks take 4 MB, and 8 times as much when read
+            raise InputError(source, "", "a file of at most 64 MB", "a larger one")
         text = path.read_bytes().decode("utf-8-sig")
+        if path.suffix.lower() == ".jsonl":  # commas are put before the line breaks, so that faults keep their lines
+            text = "[" + re.sub(r"\s*\n\s*", r",\g<0>", text.strip()) + "]"
         value = json.loads(text, object_pairs_hook=make_object, parse_int=make_integer)
         for place, part in _parts(value) if repeating else ():
             if id(part) in repeating:
@@ -251,3 +281,29 @@ def submission(answers: Mapping[str, Sequence[Sequence[Grid]]]) -> dict[str, lis
 def write_submission(path: Path, answers: Mapping[str, Sequence[Sequence[Grid]]]) -> None:
     """Write the submission of attempts, best first, whole or not at all; InputError where that cannot be written."""
     write_json(path, json.dumps(submission(answers)) + "\n")
+
+
+_DETAILS = dict.fromkeys(("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), 0)
+_METADATA = {
+    **dict.fromkeys(("model", "provider"), "arc-seal"),
+    **dict.fromkeys(("start_timestamp", "end_timestamp"), "1970-01-01T00:00:00Z"),
+    "choices": [],
+    "kwargs": {},
+    "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0, "completion_tokens_details": _DETAILS},
+    "cost": {"prompt_cost": 0, "completion_cost": 0, "total_cost": 0},
+}
+"""What ARC Prize's scorer requires with each answer: the times, tokens and cost of a model service, here none."""
+
+
+def write_official_submission(folder: Path, answers: Mapping[str, Sequence[Sequence[Grid]]]) -> None:
+    """Write `ID.json` a task as ARC Prize's scorer (arcprize/arc-agi-benchmarking) reads it; InputError as above.
+
+    The scorer takes every file of the folder for a task of its own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for task_id, queries in submission(answers).items():
+        tests = []
+        for index, attempts in enumerate(queries):
+            metadata = {**_METADATA, "task_id": task_id, "pair_index": index}
+            tests.append({name: {"answer": rows, "metadata": metadata} for name, rows in attempts.items()})
+        write_json(folder / f"{file_name(task_id)}.json", json.dumps(tests) + "\n")

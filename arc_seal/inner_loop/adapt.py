@@ -72,7 +72,11 @@ def examine(job: ExamineJob, model: Model, report: Report) -> Examination:
         report(Progress("examine", fold, len(job.left_out)))
         inner, output = left_out(job.adapt, index)
         with _adapted(inner, model, lambda progress: None, seconds) as (record, shown):
-            found.append(_judged(inner, model, shown, output))
+            context = _context(inner, model, shown, 0)
+            with torch.inference_mode():
+                context.read_prompts()
+            found.append(_score(output, shown, context) / (output.height * (output.width + 1)))  # nats a symbol
+            del context  # its keys and values are let go before the next fold is trained
         tokens += record.tokens if record else 0
     report(Progress("examine", len(job.left_out), len(job.left_out)))
     return Examination(fmean(found), len(found), tokens, dict(seconds))
@@ -98,15 +102,13 @@ def _adapted(
     toolbox = Toolbox.load([Path(folder) for folder in job.toolbox])
     kept = None if job.adapt_from is None else Path(job.adapt_from)
     with ExitStack() as stack:
-        if edit is None:
-            if kept is not None:
-                stack.enter_context(with_adapter(model, kept))
-        else:
+        if edit is None and kept is not None:
+            stack.enter_context(with_adapter(model, kept))
+        if edit is not None:
             if training.method == "full":
                 stack.enter_context(unfrozen(model))
             else:
-                rank = edit.training.lora_rank
-                alpha = training.lora_alpha or float(rank)
+                rank, alpha = edit.training.lora_rank, training.lora_alpha or float(edit.training.lora_rank)
                 stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, training.lora_modules, kept))
             examples, skipped = _training_set(job, edit, toolbox, model)
             most = job.max_training_tokens
@@ -125,9 +127,9 @@ def _training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model)
     demonstration before it; a task that has one only trains on that.
     """
     most, targets, target_all = job.training.max_tokens, job.training.targets, edit.training.loss_on == "all"
-    augmented = augment(job.task, edit, toolbox, Random(f"{job.seed} augment"))
+    contexts, skipped = augment(job.task, edit, toolbox, Random(f"{job.seed} augment"))
     examples = []
-    for demos in augmented.examples:
+    for demos in contexts:
         for first in range(max(1, len(demos) - 1)):
             encoded = model.codec.encode(demonstrations_prompt(demos[first:], targets), target_all=target_all)
             if len(encoded.ids) <= most:
@@ -138,7 +140,7 @@ def _training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model)
     if job.training.token_budget is not None:
         read = list(accumulate(edit.training.epochs * len(example.ids) for example in examples))
         examples = examples[: max(1, bisect_right(read, job.training.token_budget))]
-    return examples, augmented.skipped + len(augmented.examples) - len(examples)
+    return examples, skipped + len(contexts) - len(examples)
 
 
 def _candidates(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int, report: Report) -> list[Candidate]:
@@ -153,14 +155,6 @@ def _candidates(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: 
         Candidate(query, view.name, grid, each.log_probability, scores.get(grid))
         for view, grid, each in zip(shown, grids, decoded, strict=True)
     ]
-
-
-def _judged(job: AdaptJob, model: Model, shown: Sequence[NamedView], output: Grid) -> float:
-    """Mean log-probability of an output of the first query over all views that can show it, in nats a symbol."""
-    context = _context(job, model, shown, 0)
-    with torch.inference_mode():
-        context.read_prompts()
-    return _score(output, shown, context) / (output.height * (output.width + 1))
 
 
 def _context(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int) -> CachedContext:

@@ -11,10 +11,11 @@ from random import Random
 
 import numpy as np
 from peft import PeftModel
+from safetensors import SafetensorError
 
 from arc_seal.arc.grid import COLOURS, Grid
 from arc_seal.arc.task import Task
-from arc_seal.errors import InputError
+from arc_seal.errors import InputError, one_line
 from arc_seal.inner_loop.job import FinetuneJob, Progress, Report, RewardedEdit, TrainingRecord, WriteJob
 from arc_seal.inner_loop.lora import with_adapter, with_fresh_adapter
 from arc_seal.inner_loop.train import train
@@ -75,10 +76,7 @@ def task_variant(task: Task, rng: Random) -> Task:
 
 
 def self_edit_prompt(task: Task, menu: str, example: str) -> Prompt:
-    """What the policy is asked: the demonstrations, the menu, the form.
-
-    Queries are not shown: a self-edit is about how to learn from the demonstrations.
-    """
+    """What the policy is asked: the demonstrations, which a self-edit is to learn from (no queries), menu and form."""
     content: list[str | Grid] = ["Solved examples of a grid puzzle:\n"]
     for number, demo in enumerate(task.demos, start=1):
         content += [f"input {number}\n", demo.input, f"\noutput {number}\n", demo.output, "\n"]
@@ -114,7 +112,8 @@ def _keep(adapter: PeftModel, folder: Path) -> None:
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(unfinished, folder)
-    except OSError as error:
-        raise InputError(str(folder), "", "a folder that can be written", str(error.strerror or error)) from None
+    except (OSError, SafetensorError) as error:
+        found = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(str(folder), "", "a folder that can be written", found) from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -24,13 +25,8 @@ class GridGrammar:
 
     def __init__(self) -> None:
         self._rows: list[list[int]] = [[]]
-        self.ended = False
-        self.void = False
-
-    @property
-    def open(self) -> bool:
-        """Whether more symbols can come."""
-        return not (self.ended or self.void)
+        self.open = True  # whether more symbols can come
+        self.grid: Grid | None = None  # the grid, once it is ended; None before that, or when it is void
 
     def allowed(self) -> NDArray[np.bool_]:
         """Which symbols may come next, [12]: always a digit, and after a cell a row end or the end."""
@@ -43,18 +39,13 @@ class GridGrammar:
         row, width = self._rows[-1], len(self._rows[0])
         if symbol < COLOURS:
             row.append(symbol)
-            self.void = len(row) > (width if len(self._rows) > 1 else MAX_SIDE)
+            self.open = len(row) <= (width if len(self._rows) > 1 else MAX_SIDE)
         elif symbol == END:
-            self.ended = len(row) == width
-            self.void = not self.ended
+            self.open = False
+            self.grid = Grid.from_rows(self._rows) if len(row) == width else None
         else:
             self._rows.append([])
-            self.void = len(row) != width or len(self._rows) > MAX_SIDE
-
-    @property
-    def grid(self) -> Grid | None:
-        """The grid, once it is ended; None before that, or when it is void."""
-        return Grid.from_rows(self._rows) if self.ended else None
+            self.open = len(row) == width and len(self._rows) <= MAX_SIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +66,25 @@ def decode(context: CachedContext, on_step: Callable[[int, float], None]) -> lis
     after a last update that went astray.
     """
     grammars = [GridGrammar() for _ in context.prompts]
-    sums, counts = [0.0] * len(grammars), [0] * len(grammars)
+    sums, lengths = [0.0] * len(grammars), [0] * len(grammars)
     hidden = context.read_prompts()
-    start, step = time.monotonic(), 0
-    while True:
+    start = time.monotonic()
+    for step in count(1):
         allowed = np.stack([grammar.allowed() for grammar in grammars])
         best, chosen = _log_probabilities(context, hidden, allowed).max(dim=-1)
         for row, grammar in enumerate(grammars):
             if grammar.open:
                 grammar.take(int(chosen[row]))
                 sums[row] += float(best[row])
-                counts[row] += 1
+                lengths[row] += 1
             else:
                 chosen[row] = END
-        step += 1
-        on_step(step, sum(counts) / max(time.monotonic() - start, 1e-9))
+        on_step(step, sum(lengths) / max(time.monotonic() - start, 1e-9))
         if not any(grammar.open for grammar in grammars):
             break
         hidden = context.read([context.model.codec.symbols[symbol] for symbol in chosen.tolist()])
-    decoded = zip(grammars, sums, counts, strict=True)
-    return [Decoded(grammar.grid, total / count, count) for grammar, total, count in decoded]
+    decoded = zip(grammars, sums, lengths, strict=True)
+    return [Decoded(grammar.grid, total / length, length) for grammar, total, length in decoded]
 
 
 @torch.inference_mode()

@@ -7,10 +7,9 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jinja2 import TemplateError
 
 from arc_seal.arc.grid import COLOURS, Grid
-from arc_seal.errors import ModelError
+from arc_seal.errors import ModelError, one_line
 from arc_seal.models.prompt import Encoded, Positions, Prompt, Role, Turn, grid_symbols
 
 if TYPE_CHECKING:
@@ -42,10 +41,8 @@ class ChatCodec:
         self.symbols = (*symbols, after_answer[0])
         grid, self.note = Grid.from_rows([list(range(COLOURS))] * 2), ""
         if (own := self._text(str(grid))) != self._grid(grid):
-            self.note = (
-                f"the tokenizer reads {len(grid.cells)} cells as {len(own)} tokens; cells are given to the model "
-            )
-            self.note += "as single digits, which it has seldom seen side by side"
+            self.note = f"the tokenizer reads {len(grid.cells)} cells as {len(own)} tokens; cells are given to the "
+            self.note += "model as single digits, which it has seldom seen side by side"
             logger.warning("%s: %s", self._name, self.note)
 
     def encode(self, prompt: Prompt, *, target_all: bool = False) -> Encoded:
@@ -89,9 +86,9 @@ class ChatCodec:
                 date_string=TEMPLATE_DATE,
                 enable_thinking=False,  # Qwen 3's; it writes an empty thought before an answer that is given
             )
-        except (TemplateError, TypeError, ValueError) as error:
-            found = (str(error) or type(error).__name__).splitlines()[0]
-            raise ModelError(self._name, "chat template", f"one that takes turns {'/'.join(roles)}", found) from error
+        except Exception as error:  # a template is a program, and may raise anything
+            expected = f"one that takes turns {'/'.join(roles)}"
+            raise ModelError(self._name, "chat template", expected, one_line(error)) from error
         pieces, text = [], str(rendered)
         for mark in marks:
             before, found, text = text.partition(mark)

@@ -71,8 +71,8 @@ class GridConfig(PreTrainedConfig):
         super().__post_init__(**others)  # type: ignore[no-untyped-call]
         if self.revision not in REVISIONS:
             raise ValueError(f"revision is to be one of {REVISIONS}, not {self.revision}")
-        width, left = divmod(self.hidden_size, self.num_attention_heads)
-        if left or width % 2 or width < MIN_HEAD_WIDTH:
+        width, left = divmod(self.hidden_size, self.num_attention_heads or 1)
+        if self.num_attention_heads < 1 or left or width % 2 or width < MIN_HEAD_WIDTH:
             heads = f"hidden_size={self.hidden_size} for num_attention_heads={self.num_attention_heads}"
             raise ValueError(f"a head is to have an even width of {MIN_HEAD_WIDTH} or more, not {heads}")
 

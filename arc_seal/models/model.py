@@ -10,7 +10,6 @@ from typing import Any
 import llguidance.hf
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from tqdm import tqdm
@@ -19,16 +18,13 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from transformers.utils import logging
 
 from arc_seal.arc.grid import COLOURS
-from arc_seal.errors import ModelError
+from arc_seal.errors import ArcSealError, ModelError, one_line
 from arc_seal.models.chat import ChatCodec
 from arc_seal.models.generate import CachedContext, PartialCompletion, allowed_tokens, matcher, model_positions
 from arc_seal.models.grid_codec import VOCABULARY, GridCodec
-from arc_seal.models.grid_network import GridConfig, GridTransformer
+from arc_seal.models.grid_network import GridConfig, GridForCausalLM, GridTransformer
 from arc_seal.models.prompt import END, Codec, Completion, Encoded, Prompt, Sampling
 from arc_seal.models.weights import ChatSource, GridSource, ModelSource, fingerprint, resolve
-
-UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
-"""What transformers raises for files that it cannot find or read."""
 
 tqdm.set_lock(threading.RLock())  # locks threads alone; its own lock would be left behind by a worker that is killed
 
@@ -117,22 +113,25 @@ def load(source: ModelSource) -> Model:
     dtype = pick_dtype(source.dtype, device)
     with reading(source.location):
         folder = resolve(source.location)
-        tokenizer = grid_tokenizer() if isinstance(source, GridSource) else AutoTokenizer.from_pretrained(folder)
+        own = isinstance(source, GridSource)
+        tokenizer = grid_tokenizer() if own else AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     network = read_network(source.location, folder, dtype)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(source.location, "tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
-    codec: Codec = ChatCodec(tokenizer, source.system) if isinstance(source, ChatSource) else GridCodec()
     if isinstance(source, GridSource):
         for key, expected in (("model_type", GridConfig.model_type), ("vocab_size", VOCABULARY)):
             if (found := getattr(network.config, key)) != expected:
                 raise ModelError(source.location, "config.json", f"{key} {expected}", str(found))
-    return Model(source.name, torch.nn.Module.to(network, device), codec, tokenizer, fingerprint(source.location))
+    torch.nn.Module.to(network, device)
+    with reading(source.location):  # a file that can be read may still make no model
+        codec: Codec = ChatCodec(tokenizer, source.system) if isinstance(source, ChatSource) else GridCodec()
+        return Model(source.name, network, codec, tokenizer, fingerprint(source.location))
 
 
 def grid_tokenizer() -> PreTrainedTokenizerFast:
     """Reads and writes text as `grid_codec` has it, a token a byte. Colours and marks are special tokens."""
-    marks = [*map(str, range(COLOURS)), "row end", "end", "input", "output", "ask", "pad"]
-    special = [f"<|{mark}|>" for mark in marks]
+    marks = "row end", "end", "input", "output", "ask", "pad"
+    special = [f"<|{mark}|>" for mark in (*range(COLOURS), *marks)]
     letters = bytes_to_unicode()  # tokenizers cannot hold every byte, so each has a letter
     names = [*special, *(letters[byte] for byte in range(256))]
     return byte_tokenizer(names, special, pad_token="<|pad|>", clean_up_tokenization_spaces=False, name_or_path="grid")
@@ -151,25 +150,27 @@ def byte_tokenizer(names: Sequence[str], special: Sequence[str], **settings: Any
 def reading(location: str) -> Iterator[None]:
     """Read files of a model without progress bars; what goes wrong with them becomes a `ModelError` of one line."""
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # its reports have names out of the files in them
     try:
         yield
-    except Exception as error:
-        # The library of fast tokenizers raises Exception itself.
-        if type(error) is not Exception and not isinstance(error, UNREADABLE):
-            raise
-        found = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise ModelError(location, "", "a causal language model that transformers can read", found) from error
+    except (ArcSealError, MemoryError):
+        raise
+    except Exception as error:  # for a file that is not as it should be, transformers raises just about anything
+        raise ModelError(location, "", "a causal language model that transformers can read", one_line(error)) from error
 
 
 def read_network(location: str, folder: str, dtype: torch.dtype) -> PreTrainedModel:
     """Read a causal language model onto the CPU; a `ModelError` about `location` when it, or a weight, is not there."""
     read: Any = AutoModelForCausalLM.from_pretrained
+    safe = {"use_safetensors": True, "trust_remote_code": False}  # no pickle, no code but transformers'
     network: PreTrainedModel
     with reading(location):
-        network, report = read(folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True)
+        network, report = read(folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **safe)
     if missing := sorted(report["missing_keys"]):  # transformers has filled them with random numbers
         found = f"none for {len(missing)} tensors, such as {missing[0]}"
         raise ModelError(location, "", "weights for the whole network", found)
+    if isinstance(network, GridForCausalLM) and (more := sorted(report["unexpected_keys"])):
+        raise ModelError(location, "", "weights of config.json's network alone", f"{len(more)} more, such as {more[0]}")
     return network
 
 
@@ -247,11 +248,9 @@ def states_before_targets(network: PreTrainedModel, batch: Batch) -> Tensor:
     """
     decoder = network.get_decoder()
     given = {"input_ids": batch.ids, "position_ids": model_positions(batch.positions), "use_cache": False}
-    if isinstance(decoder, GridTransformer):
-        states: Tensor = decoder(**given, wanted=batch.where).last_hidden_state
-        return states
-    everything: Tensor = decoder(**given).last_hidden_state  # [batch, tokens, width]
-    return everything[batch.where[0], batch.where[1]]
+    wanted = {"wanted": batch.where} if isinstance(decoder, GridTransformer) else {}
+    states: Tensor = decoder(**given, **wanted).last_hidden_state  # [targets, width], or [batch, tokens, width] of all
+    return states if wanted else states[batch.where[0], batch.where[1]]
 
 
 def logits_of(network: PreTrainedModel, hidden: Tensor, tokens: Tensor | None) -> Tensor:

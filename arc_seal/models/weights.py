@@ -1,6 +1,6 @@
 """Where models come from, and where their weights are. Loads no torch.
 
-Dequantising a GGUF file takes many seconds; the result is kept in a cache, and checked by its SHA-256 before use.
+Dequantising a GGUF file takes many seconds; the result is kept in a cache. It, and arc-seal's own, have their SHA-256.
 """
 
 import glob
@@ -10,15 +10,14 @@ import io
 import json
 import os
 import shutil
-import struct
 import tempfile
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from arc_seal.errors import ModelError
-from arc_seal.files import remove_stale
+from arc_seal.errors import ModelError, one_line
+from arc_seal.files import remove_stale, weights_dir
 
 if TYPE_CHECKING:
     from arc_seal.models.model import Model
@@ -71,6 +70,8 @@ def resolve(location: str) -> str:
     if path.suffix == ".gguf":
         return str(converted(path))
     if path.is_dir():
+        if path.resolve().is_relative_to(weights_dir()) and not is_intact(path):
+            raise ModelError(location, "", f"the files with the SHA-256 that {MANIFEST} lists", "others (install anew)")
         return str(path)
     if location.startswith(PACKAGE):
         raise ModelError(location, "", "a folder or a .gguf file in that package", "nothing there")
@@ -86,8 +87,7 @@ def fingerprint(location: str) -> str | None:
     """
     path = _path(location)
     files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
-    digests = "".join(map(_sha256, files))
-    return hashlib.sha256(digests.encode()).hexdigest()[:16] if files else None
+    return hashlib.sha256("".join(map(_sha256, files)).encode()).hexdigest()[:16] if files else None
 
 
 def converted(gguf: Path, cache: Path | None = None) -> Path:
@@ -102,6 +102,12 @@ def converted(gguf: Path, cache: Path | None = None) -> Path:
             found = error.strerror or str(error)
             raise ModelError(str(folder), "", "a cache folder that can be written ($ARC_SEAL_CACHE)", found) from error
     return folder
+
+
+def write_manifest(folder: Path) -> None:
+    """List a model's files in the folder with their SHA-256, for `is_intact`; a README.md may change."""
+    digests = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != "README.md"}
+    (folder / MANIFEST).write_text(json.dumps(digests, indent=1) + "\n")
 
 
 def is_intact(folder: Path) -> bool:
@@ -140,8 +146,7 @@ def _convert_into(gguf: Path, folder: Path) -> None:
         fresh = Path(name)
         with redirect_stderr(io.StringIO()):  # transformers draws progress bars whatever it is told
             _convert(gguf, fresh)
-        digests = {path.name: _sha256(path) for path in sorted(fresh.iterdir())}
-        (fresh / MANIFEST).write_text(json.dumps(digests, indent=1))
+        write_manifest(fresh)
         shutil.rmtree(folder, ignore_errors=True)
         try:
             fresh.rename(folder)
@@ -155,11 +160,13 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        read = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype="float32")
-    except (OSError, ValueError, RuntimeError, KeyError, IndexError, struct.error) as error:
-        found = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(str(gguf), "", "a model in GGUF form", found) from error
+        own: Any = {"gguf_file": gguf.name, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **own)
+        read = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype="float32", **own)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(str(gguf), "", "a model in GGUF form", one_line(error)) from error
     # A network read from GGUF counts as quantised and refuses to be saved; one made anew from its values does not.
     settings = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))

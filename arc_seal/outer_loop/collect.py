@@ -21,11 +21,7 @@ class Collection:
 
 
 def collect(wanted: Collection, entries: Sequence[Entry], runner: Runner, ledger: Ledger) -> list[Rollout]:
-    """Have every roll-out in the ledger: those that are missing are made, and nothing is done twice.
-
-    Returns:
-        All of them, in order of task and sample.
-    """
+    """Have every roll-out in the ledger, in order of task and sample: missing ones are made, and nothing done twice."""
     by_task = {task.id: (number, task, solution) for number, (task, solution) in enumerate(entries)}
 
     def recorded(*, done: bool | None) -> list[Rollout]:

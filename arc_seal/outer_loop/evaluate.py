@@ -1,7 +1,7 @@
 """An evaluation: several ways to solve the same tasks, each roll-out in the ledger, a table at the end."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,9 +48,7 @@ class Evaluation:
 def evaluate(wanted: Evaluation, executor: Executor, ledger: Ledger, view: View) -> dict[RowName, list[Rollout]]:
     """The roll-outs of every row that has its own, made where they are missing; of `chosen` all that it chooses among.
 
-    Raises:
-        InputError: When a task has no solution, the trained policy is asked for and there is none, or rows make no
-            table.
+    InputError as in `check_rows`, and where the trained policy is asked for and there is none.
     """
     candidates = check_rows(wanted.rows, wanted.entries, wanted.training, wanted.settings)
     if "seal" in wanted.rows and wanted.trained is None:
@@ -72,7 +70,7 @@ def evaluate(wanted: Evaluation, executor: Executor, ledger: Ledger, view: View)
             case _:
                 author = plain.author
         run = _begin(row, samples, author, wanted, ledger, view)
-        measured[row] = collect(Collection(run, 0, samples), wanted.entries, plain.by(author), ledger)
+        measured[row] = collect(Collection(run, 0, samples), wanted.entries, replace(plain, author=author), ledger)
     if "chosen" in wanted.rows:
         measured["chosen"] = _examined(measured["untrained"], wanted, plain, ledger)
     return measured
@@ -83,8 +81,7 @@ def check_rows(
 ) -> list[SelfEdit]:
     """The candidates for the row `fixed`, once all that is asked for is known to make sense.
 
-    Raises:
-        InputError: When a task has no solution, a candidate is not valid, or rows make no table.
+    InputError where a task has no solution, a candidate is not valid, or rows make no table.
     """
     for task, solution in (*entries, *(training if "fixed" in rows else ())):
         if solution is None:
@@ -109,10 +106,8 @@ def untrained_run() -> InputError:
 def check_apart(training: Sequence[Entry], held_out: Sequence[Entry], source: str) -> None:
     """Check that no task, and no pair of one under any symmetry and relabelling of colours, is in both.
 
-    `source` is what people call the tasks that were learnt from or chosen on.
-
-    Raises:
-        InputError: When one is: what was rewarded by a solution would be measured on it.
+    `source` is what people call the tasks that were learnt from or chosen on. InputError where one is in both: what was
+    rewarded by a solution would be measured on it.
     """
     known = Contamination.of({source: training})
     for entry in held_out:
@@ -129,10 +124,9 @@ def table_rows(
     solutions = {task.id: solution for task, solution in entries if solution is not None}
 
     def made(name: RowName) -> TableRow:
-        found = [(each, seed) for seed, rows in by_seed.items() for each in rows[name]]
-        if name == "chosen":
-            found = [(each, seed) for seed, rows in by_seed.items() for each in preferred(rows[name])]
-        return TableRow(TITLES[name], tuple(mark(each, solutions[each.task], seed) for each, seed in found))
+        of_seeds = ((seed, preferred(rows[name]) if name == "chosen" else rows[name]) for seed, rows in by_seed.items())
+        marks = (mark(each, solutions[each.task], seed) for seed, rollouts in of_seeds for each in rollouts)
+        return TableRow(TITLES[name], tuple(marks))
 
     own = {name: made(name) for name in _with_rollouts(wanted)}
     return [
@@ -158,8 +152,7 @@ def preferred(rollouts: Iterable[Rollout]) -> list[Rollout]:
 def held_out_auc(rollouts: Iterable[Rollout]) -> tuple[Interval, Interval] | None:
     """How well the held-out log-probability predicts the reward: AUC over all roll-outs, and within tasks.
 
-    Returns:
-        None where there are not both: examined roll-outs that solved their task and others of it that did not.
+    None where there are not both: examined roll-outs that solved their task and others of it that did not.
     """
     scores: dict[str, list[float]] = {}
     labels: dict[str, list[bool]] = {}
@@ -203,10 +196,8 @@ def _examined(rollouts: Sequence[Rollout], wanted: Evaluation, runner: Runner, l
     ledger.record([each for each in proposed if each.key not in known])
     examining = Collection(run, 0, wanted.samples, solve=False, examine=True)
     examined = collect(examining, wanted.entries, runner, ledger)
-    return [
-        each.model_copy(update={"examination": other.examination})
-        for each, other in zip(rollouts, examined, strict=True)
-    ]
+    both = zip(rollouts, examined, strict=True)
+    return [each.model_copy(update={"examination": other.examination}) for each, other in both]
 
 
 def _best_candidate(candidates: Sequence[SelfEdit], wanted: Evaluation, runner: Runner, ledger: Ledger) -> SelfEdit:
@@ -216,7 +207,7 @@ def _best_candidate(candidates: Sequence[SelfEdit], wanted: Evaluation, runner: 
     runner.view.note("Candidates for the fixed self-edit, on the training tasks")
     solved = []
     for number, candidate in enumerate(candidates):
-        trying = runner.by(Author("hand", wanted.seed, by_hand=candidate))
+        trying = replace(runner, author=Author("hand", wanted.seed, by_hand=candidate))
         made = collect(Collection(run, number, 1), wanted.training, trying, ledger)
         solved.append(sum(each.reward == 1 for each in made))
     return candidates[solved.index(max(solved))]

@@ -5,9 +5,9 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from threading import RLock
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from filelock import BaseFileLock, FileLock, Timeout
@@ -19,24 +19,36 @@ from arc_seal.errors import InputError
 from arc_seal.outer_loop.rollout import Key, Rollout, utc_now
 from arc_seal.settings import first_fault, joined
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 TABLES = """
-CREATE TABLE runs (run TEXT PRIMARY KEY, configuration TEXT NOT NULL, begun_at TEXT NOT NULL) STRICT;
+CREATE TABLE runs (
+    run TEXT PRIMARY KEY, configuration TEXT NOT NULL, begun_at TEXT NOT NULL, checksum TEXT NOT NULL
+) STRICT;
 CREATE TABLE tasks (
-    run TEXT NOT NULL REFERENCES runs, task TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (run, task)
+    run TEXT NOT NULL REFERENCES runs, task TEXT NOT NULL, record TEXT NOT NULL, checksum TEXT NOT NULL,
+    PRIMARY KEY (run, task)
 ) STRICT;
 CREATE TABLE rollouts (
     run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, task TEXT NOT NULL, sample INTEGER NOT NULL,
-    finished INTEGER NOT NULL CHECK (finished IN (0, 1)), record TEXT NOT NULL CHECK (json_valid(record)),
+    finished INTEGER NOT NULL CHECK (finished IN (0, 1)), record TEXT NOT NULL, checksum TEXT NOT NULL,
     PRIMARY KEY (run, round, task, sample)
 ) STRICT;
 CREATE TABLE policies (
-    run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, record TEXT NOT NULL CHECK (json_valid(record)),
+    run TEXT NOT NULL REFERENCES runs, round INTEGER NOT NULL, record TEXT NOT NULL, checksum TEXT NOT NULL,
     PRIMARY KEY (run, round)
 ) STRICT;
 """
-"""Records are the JSON of their pydantic models; columns beside them are what they are looked up by."""
+"""Records are the JSON of their pydantic models, the columns before them what they are looked up by. A checksum of all
+these tells when the disk has changed one."""
+
+KEYS = {
+    "runs": ("run",),
+    "tasks": ("run", "task"),
+    "rollouts": ("run", "round", "task", "sample"),
+    "policies": ("run", "round"),
+}
+"""The columns that tell the rows of a table apart, and that they are ordered by."""
 
 APPLICATION_ID = int.from_bytes(b"SEAL")
 """In the file's header: whose database it is."""
@@ -92,9 +104,8 @@ class Ledger:
     def open(cls, path: Path) -> Self:
         """Open a ledger for writing, which one place can do at a time; it is made if it is not there.
 
-        Raises:
-            InputError: When somebody else writes it, it cannot be written, or it is no ledger, a corrupted one or
-                another version's.
+        InputError where somebody else writes it, it cannot be written, or is no ledger, a corrupted one or another
+        version's.
         """
         lock = FileLock(f"{path}.lock", timeout=0)  # it goes with the process that holds it; the file means nothing
         try:
@@ -124,8 +135,7 @@ class Ledger:
     def read_only(cls, path: Path) -> Self:
         """Open a ledger for reading, also while somebody writes it.
 
-        Raises:
-            InputError: When it cannot be read, or is no ledger, a corrupted one or another version's.
+        InputError where it cannot be read, or is no ledger, a corrupted one or another version's.
         """
         if not path.is_file():
             raise InputError(str(path), "", "a ledger of arc-seal", "no such file" if not path.exists() else "a folder")
@@ -133,6 +143,8 @@ class Ledger:
         writable = os.access(path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
         shared = writable or path.with_name(f"{path.name}-wal").exists()
         with _connected(path, "mode=ro" if shared else "immutable=1") as connection:
+            if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise InputError(str(path), "", "a ledger of arc-seal", "an empty file")
             return cls(path, connection, None)
 
     def close(self) -> None:
@@ -145,75 +157,58 @@ class Ledger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let the file go."""
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def begin(self, run: str, configuration: Mapping[str, Any], entries: Sequence[Entry] = ()) -> None:
-        """Begin a run, or go on with it.
+        """Begin a run, or go on with it; InputError says what differs where it was begun under another configuration.
 
-        While nothing of any run is recorded, a run that was begun takes what it is given now: whoever stops a command
-        before anything came of it may change their mind.
-
-        `configuration` has values that JSON can hold; `entries` are the tasks that the run learns from.
-
-        Raises:
-            InputError: When the run was begun under another configuration; it says what differs.
+        `configuration` has values that JSON can hold; `entries` are the tasks that the run learns from. While nothing
+        of any run is recorded, a run that was begun takes what it is given now: whoever stops a command before anything
+        came of it may change their mind.
         """
         now = to_json(dict(configuration), inf_nan_mode="strings").decode()
+        found = self._rows("runs", run=run)
         with self._writing() as connection:
-            found = connection.execute("SELECT configuration FROM runs WHERE run = ?", (run,)).fetchone()
             recorded = "SELECT 1 FROM rollouts UNION ALL SELECT 1 FROM policies LIMIT 1"
-            if found is None or not connection.execute(recorded).fetchone():
+            if not found or not connection.execute(recorded).fetchone():
                 connection.execute("DELETE FROM tasks WHERE run = ?", (run,))
-                connection.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (run, now, utc_now()))
-                rows = [(run, entry[0].id, _ENTRY.dump_json(entry).decode()) for entry in entries]
-                connection.executemany("INSERT OR IGNORE INTO tasks VALUES (?, ?, ?)", rows)
+                self._put(connection, "INSERT OR REPLACE INTO runs", (run, now, utc_now()))
+                for entry in entries:
+                    values = (run, entry[0].id, _ENTRY.dump_json(entry).decode())
+                    self._put(connection, "INSERT OR IGNORE INTO tasks", values)
                 return
-        differing = differences(json.loads(found["configuration"]), json.loads(now))
+        differing = differences(json.loads(found[0]["configuration"]), json.loads(now))
         if differing:
             expected = "the configuration that is recorded of it (or another run's name)"
             raise InputError(str(self._path), f"run {run}", expected, _listed(differing))
 
     def configuration(self, run: str) -> dict[str, Any]:
         """What a run was begun under; empty when there is no such run."""
-        with self._mutex, faults(self._path):
-            found = self._connection.execute("SELECT configuration FROM runs WHERE run = ?", (run,)).fetchone()
-        configuration: dict[str, Any] = json.loads(found["configuration"]) if found else {}
+        found = self._rows("runs", run=run)
+        configuration: dict[str, Any] = json.loads(found[0]["configuration"]) if found else {}
         return configuration
 
     def entries(self, run: str) -> list[Entry]:
         """The tasks that a run learns from, with their solutions; none when there is no such run."""
-        with self._mutex, faults(self._path):
-            found = self._connection.execute("SELECT record FROM tasks WHERE run = ? ORDER BY task", (run,)).fetchall()
-        return [_ENTRY.validate_json(row["record"]) for row in found]
+        return [_ENTRY.validate_json(row["record"]) for row in self._rows("tasks", run=run)]
 
     def record(self, rollouts: Sequence[Rollout]) -> None:
         """Record roll-outs, proposed or finished: all of them or, when the process is killed, none.
 
-        Raises:
-            ValueError: When one is recorded as finished already, or as proposed and is not finished now, or its run was
-                not begun.
+        ValueError where one is recorded as finished already, or as proposed and is not finished now, or its run was not
+        begun.
         """
-        statement = """
-            INSERT INTO rollouts VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE
-            SET finished = excluded.finished, record = excluded.record WHERE excluded.finished > rollouts.finished
-        """
+        once = "ON CONFLICT DO UPDATE SET finished = excluded.finished, record = excluded.record,"
+        once += " checksum = excluded.checksum WHERE excluded.finished > rollouts.finished"
         with self._writing() as connection:
             for each in rollouts:
                 values = (*each.key, int(each.finished_at is not None), each.model_dump_json())
-                if not self._inserted(connection, statement, values):
+                if not self._put(connection, "INSERT INTO rollouts", values, once):
                     raise ValueError(f"{self._path}: {_named(each.key)} is recorded already")
 
     def rollouts(
-        self,
-        run: str | None = None,
-        round: int | None = None,
-        task: str | None = None,
-        *,
-        finished: bool | None = True,
+        self, run: str | None = None, round: int | None = None, task: str | None = None, *, finished: bool | None = True
     ) -> list[Rollout]:
         """The roll-outs, all or those of a run, a round, a task, in the order of their keys.
 
@@ -222,14 +217,10 @@ class Ledger:
         return self._read(Rollout, "rollouts", run=run, round=round, task=task, finished=finished)
 
     def record_policy(self, policy: Policy) -> None:
-        """Record the policy adapter of a round; its files are to be there before.
-
-        Raises:
-            ValueError: When the round has one already, or the run was not begun.
-        """
+        """Record a round's policy adapter, whose files are there; ValueError where it has one, or no run was begun."""
         with self._writing() as connection:
             values = (policy.run, policy.round, policy.model_dump_json())
-            if not self._inserted(connection, "INSERT OR IGNORE INTO policies VALUES (?, ?, ?)", values):
+            if not self._put(connection, "INSERT OR IGNORE INTO policies", values):
                 raise ValueError(f"{self._path}: {_named(values[:2])} has a policy already")
 
     def policies(self, run: str) -> list[Policy]:
@@ -239,28 +230,34 @@ class Ledger:
     def export(self, path: Path) -> None:
         """Write the finished roll-outs as JSON lines in the order of their keys, the file whole or not at all.
 
-        Numbers that JSON does not know are written as "NaN", "Infinity" and "-Infinity".
-
-        Raises:
-            InputError: When the file cannot be written.
+        Numbers that JSON does not know are "NaN", "Infinity" and "-Infinity". InputError where it cannot be written.
         """
         write_json(path, "".join(f"{rollout.model_dump_json()}\n" for rollout in self.rollouts()))
 
-    def _inserted(self, connection: sqlite3.Connection, statement: str, values: tuple[Any, ...]) -> bool:
+    def _put(self, connection: sqlite3.Connection, statement: str, values: tuple[Any, ...], end: str = "") -> bool:
+        """Put in a row and its checksum; returns whether that changed anything."""
+        row = (*values, _checksum(values))
         try:
-            return connection.execute(statement, values).rowcount == 1
+            return connection.execute(f"{statement} VALUES ({', '.join('?' * len(row))}) {end}", row).rowcount == 1
         except sqlite3.IntegrityError as error:
             raise ValueError(f"{self._path}: {_named(values)}: {error}") from error
 
-    def _read(self, kind: type[Record], table: str, **where: str | int | None) -> list[Record]:
+    def _rows(self, table: str, **where: str | int | None) -> list[sqlite3.Row]:
+        """The rows of a table in the order of their keys, each as it was written."""
         wanted = {name: value for name, value in where.items() if value is not None}
         condition = " AND ".join(f"{name} = :{name}" for name in wanted) or "TRUE"
-        order = "run, round, task, sample" if kind is Rollout else "run, round"
-        statement = f"SELECT record FROM {table} WHERE {condition} ORDER BY {order}"
+        statement = f"SELECT * FROM {table} WHERE {condition} ORDER BY {', '.join(KEYS[table])}"
         with self._mutex, faults(self._path):
-            found = self._connection.execute(statement, wanted).fetchall()
+            found: list[sqlite3.Row] = self._connection.execute(statement, wanted).fetchall()
+        for *values, checksum in found:
+            if _checksum(values) != checksum:
+                expected, place = "a record as it was written", _named(values[: len(KEYS[table])])
+                raise InputError(str(self._path), f"{table}: {place}", expected, "one that has changed since")
+        return found
+
+    def _read(self, kind: type[Record], table: str, **where: str | int | None) -> list[Record]:
         try:
-            return [kind.model_validate_json(row["record"]) for row in found]
+            return [kind.model_validate_json(row["record"]) for row in self._rows(table, **where)]
         except ValidationError as error:
             place, expected, wrong = first_fault(error)
             raise InputError(str(self._path), f"{table}: {place}", expected, wrong) from None
@@ -283,15 +280,12 @@ class Ledger:
 
 @contextmanager
 def faults(path: Path) -> Iterator[None]:
-    """Say in one line what is wrong with a ledger's file or its disk.
-
-    Raises:
-        InputError: For such faults of SQLite's; others come through.
-    """
+    """Say in one line, an InputError, what is wrong with a ledger's file or its disk; other faults come through."""
     try:
         yield
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in NOT_OURS:  # the rest is detail
+        undecodable = "decode" in str(error)  # text whose bytes have changed
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in NOT_OURS and not undecodable:
             raise
         raise InputError(str(path), "", "a ledger of arc-seal that can be read and written", str(error)) from None
 
@@ -307,12 +301,9 @@ def differences(recorded: Any, now: Any) -> list[str]:
 def _connected(path: Path, how: str) -> Iterator[sqlite3.Connection]:
     """A connection to a ledger, which stays open unless what is done within fails."""
     with faults(path):
+        address = f"{path.resolve().as_uri()}?{how}"
         connection = sqlite3.connect(
-            f"{path.resolve().as_uri()}?{how}",
-            uri=True,
-            timeout=BUSY_TIMEOUT_S,
-            isolation_level=None,
-            check_same_thread=False,
+            address, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, uri=True
         )
         try:
             connection.row_factory = sqlite3.Row
@@ -365,6 +356,10 @@ def _shown(leaves: Mapping[tuple[str | int, ...], Any], path: tuple[str | int, .
 def _listed(differing: Sequence[str]) -> str:
     more = len(differing) - _MOST_DIFFERENCES
     return "; ".join(differing[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _checksum(values: Sequence[Any]) -> str:
+    return sha256(json.dumps(list(values)).encode()).hexdigest()[:16]
 
 
 def _named(key: Sequence[Any]) -> str:

@@ -59,17 +59,11 @@ def restem(
     ledger: Ledger,
     folder: Path,
 ) -> list[Policy]:
-    """Train a policy, or go on where that was stopped.
+    """Train a policy, or go on where that was stopped; a policy for each round in which there was something to imitate.
 
     Solutions are only compared with finished attempts. The run was begun in the ledger; adapters are kept in `folder`.
-    Of `reused`, roll-outs of earlier runs that are `fitting`, those that were rewarded are imitated too.
-
-    Returns:
-        The policies, one for each round in which there was something to imitate.
-
-    Raises:
-        InputError: When a task has no solution to be rewarded by.
-        FinetuningFailed: When an M-step came to nothing.
+    Of `reused`, roll-outs of earlier runs that are `fitting`, those that were rewarded are imitated too. InputError
+    where a task has no solution to be rewarded by, FinetuningFailed where an M-step came to nothing.
     """
     note, schema, seed = runner.view.note, runner.settings.edit_schema, runner.author.seed
     if how.labelled:
@@ -84,7 +78,7 @@ def restem(
         author = with_policy(author, folder / policies[-1].folder if policies else None, how.adapt_from)
         wanted = Collection(RUN, number, how.samples, solve=how.labelled, examine=how.examine or not how.labelled)
         if how.samples:
-            made = collect(wanted, entries, runner.by(author), ledger)
+            made = collect(wanted, entries, replace(runner, author=author), ledger)
             note(round_text(number, made))
         known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
         chosen = to_imitate(known, how, seed)
@@ -101,11 +95,7 @@ def restem(
 
 
 def check_solutions(entries: Sequence[Entry]) -> None:
-    """Check that every task can be rewarded by its solution.
-
-    Raises:
-        InputError: When one has none.
-    """
+    """Check that every task can be rewarded by its solution; InputError when one has none."""
     for task, solution in entries:
         if solution is None:
             expected = "a task with its solution, or restem.reward=held_out_demo, which needs none"
@@ -206,7 +196,7 @@ def _not_solved_in_context(entries: Sequence[Entry], runner: Runner, ledger: Led
     own = f"{RUN} in context"
     ledger.begin(own, {})  # another configuration is refused for the run that it belongs to
     runner.view.note("In context, without training")
-    asking = runner.by(Author("none", runner.author.seed, adapt_from=runner.author.adapt_from))
+    asking = replace(runner, author=Author("none", runner.author.seed, adapt_from=runner.author.adapt_from))
     solved = {each.task for each in collect(Collection(own, 0, 1), entries, asking, ledger) if each.reward == 1}
     runner.view.note(f"{len(solved)} of {len(entries)} tasks are solved without training and left out")
     return [entry for entry in entries if entry[0].id not in solved]
@@ -230,12 +220,7 @@ def _imitate(
     if outcome.result is None:
         why = f"{outcome.status}, {outcome.message}"
         raise FinetuningFailed(f"fine-tuning the policy in round {number + 1} failed: {why}")
+    losses, seconds, now = outcome.result.losses, outcome.seconds, utc_now()
     return Policy(
-        run=RUN,
-        round=number,
-        folder=name,
-        rollouts=tuple(keys),
-        losses=outcome.result.losses,
-        seconds=outcome.seconds,
-        finished_at=utc_now(),
+        run=RUN, round=number, folder=name, rollouts=tuple(keys), losses=losses, seconds=seconds, finished_at=now
     )

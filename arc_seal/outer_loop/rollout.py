@@ -6,7 +6,7 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -94,38 +94,25 @@ class RolloutSettings(Settings):
 
     @cached_property
     def edit_schema(self) -> Schema:
-        """What a self-edit may say.
-
-        Raises:
-            InputError: On a tool or a bound that makes no sense.
-        """
+        """What a self-edit may say; InputError on a tool or a bound that makes no sense."""
         return make_schema(self.self_edit.bounds, Toolbox.load(self.toolbox_folders))
 
     @cached_property
     def edit_example(self) -> str:
-        """The example self-edit in the form that the model is to write.
-
-        Raises:
-            InputError: When it is not valid.
-        """
+        """The example self-edit in the form that the model is to write; InputError when it is not valid."""
         return self.edit_schema.canonical(self.given(self.self_edit.example, "self_edit.example"))
 
     def check(self, *, policy_writes: bool = False) -> None:
-        """Find what is wrong with the tools, the bounds and the example before anything is loaded or made.
+        """Refuse tools, bounds and an example that make no sense before anything is loaded or made.
 
-        Raises:
-            InputError: On the first fault, such as a self-edit by hand where the policy is to write its own.
+        InputError on the first fault, such as a self-edit by hand where the policy is to write its own.
         """
         if policy_writes and self.self_edit.by_hand is not None:
             raise InputError("self_edit.json", "", "null, for the policy writes its own", "a self-edit given by hand")
         self.edit_schema, self.edit_example  # noqa: B018
 
     def given(self, text: str, setting: str) -> SelfEdit:
-        """A self-edit that a setting gives as JSON.
-
-        Raises:
-            InputError: When it is not valid.
-        """
+        """A self-edit that a setting gives as JSON; InputError when it is not valid."""
         try:
             return self.edit_schema.parse(text)
         except InvalidSelfEdit as error:
@@ -136,14 +123,11 @@ class RolloutSettings(Settings):
 class Author:
     """Who writes self-edits, and which weights they are tried on."""
 
-    # The model (`policy`), chance (`random`), the user (`hand`), or nobody (`none`): the model then predicts in
-    # context.
-    kind: Literal["policy", "random", "hand", "none"]
+    kind: Literal["policy", "random", "hand", "none"]  # the model, chance, the user, or nobody: in context
     seed: int  # everything that is drawn depends on it
     by_hand: SelfEdit | None = None  # the user's self-edit
     policy: str | None = None  # folder of the adapter that the model writes with; None writes with the model as it is
-    # Folder of the adapter that the inner loop begins from; None begins from the model as it is.
-    adapt_from: str | None = None
+    adapt_from: str | None = None  # folder of the adapter that the inner loop begins from; None: the model as it is
 
 
 class Rollout(BaseModel):
@@ -191,10 +175,9 @@ class Rollout(BaseModel):
     @property
     def seconds(self) -> dict[str, float]:
         """Wall seconds by stage."""
+        written = {"write": self.writing_s} if self.writing_s else {}
         asked = {"examine": sum(self.examination.seconds.values())} if self.examination else {}
-        return (
-            ({"write": self.writing_s} if self.writing_s else {}) | asked | (self.result.seconds if self.result else {})
-        )
+        return {**written, **asked, **(self.result.seconds if self.result else {})}
 
     @property
     def ran(self) -> bool:
@@ -233,15 +216,8 @@ class Runner:
     author: Author  # who writes them
     view: View  # told what happens
 
-    def by(self, author: Author) -> "Runner":
-        """The same for another author."""
-        return replace(self, author=author)
-
     def propose(self, task: Task, samples: int, run: str = "", round: int = 0) -> list[Rollout]:
-        """The self-edits to try on a task.
-
-        An invalid one is written anew up to `max_resamples` times; then that is its outcome.
-        """
+        """The self-edits to try on a task; one may be invalid still after being written `max_resamples` times anew."""
         provenance = {"model": self.settings.model_name, **_provenance()}
         proposed = []
         for sample in range(samples):
@@ -384,8 +360,7 @@ def versions() -> dict[str, str]:
 def git_commit(package: Path = _PACKAGE) -> str | None:
     """The commit of the checkout that the package is at the top of, `+changes` behind it when tracked files differ.
 
-    Returns:
-        None when arc-seal is installed, or git is missing or has nothing to say.
+    None when arc-seal is installed, or git is missing or has nothing to say.
     """
     checkout = package.parent
     if not (checkout / ".git").exists():  # an environment's packages often lie somewhere in another project's checkout

@@ -25,13 +25,19 @@ class SolveSettings(RolloutSettings):
     policy: str | None = Field(min_length=1)
     train: bool
 
+    def check(self, *, policy_writes: bool = False) -> None:
+        """As `RolloutSettings.check`; what has no effect beside the other settings is refused too."""
+        super().check(policy_writes=policy_writes)
+        if self.deadline_s is not None and self.select != "held_out":
+            raise InputError("deadline_s", "", "select=held_out, which alone can end early", f"select={self.select}")
+        if not self.train and (self.policy is not None or self.select == "held_out"):
+            found = "policy" if self.policy is not None else "select=held_out"
+            raise InputError("train", "", f"true, for {found} is about self-edits", "false")
+        self.author  # noqa: B018  # for what it refuses
+
     @property
     def author(self) -> Author:
-        """Who writes the self-edits.
-
-        Raises:
-            InputError: When the self-edit by hand is not valid, or a policy is to write and a self-edit is given too.
-        """
+        """Who writes the self-edits; InputError where one by hand is not valid, or a policy is to write its own."""
         by_hand = self.self_edit.by_hand
         if self.policy is not None and by_hand is not None:
             expected = "self_edit=default, for the policy to write its own"
@@ -40,10 +46,8 @@ class SolveSettings(RolloutSettings):
             return Author("none", self.seed)
         if by_hand is not None:
             return Author("hand", self.seed, by_hand=self.given(by_hand, "self_edit.json"))
-        policy = (
-            None if self.policy is None else str(Path(self.policy).expanduser().absolute())
-        )  # for workers elsewhere
-        return Author("policy", self.seed, policy=policy)
+        folder = self.policy and str(Path(self.policy).expanduser().absolute())  # for workers elsewhere
+        return Author("policy", self.seed, policy=folder)
 
 
 class Solved(BaseModel):
@@ -68,10 +72,7 @@ def solve_task(
 ) -> Solved:
     """Solve a task: self-edits, an inner loop for each that is chosen, one vote over all their candidates.
 
-    The solution is only compared with finished attempts.
-
-    Raises:
-        InputError: When the settings contradict one another.
+    The solution is only compared with finished attempts. InputError where the settings contradict one another.
     """
     start, clock = time.monotonic(), _LoadClock(view)
     runner = Runner(executor, settings, settings.author, clock)
@@ -113,8 +114,7 @@ def roll_out_best(
     """Examine every self-edit on left-out demonstrations, then try the best and those close to it, the best first.
 
     Equal self-edits are examined once. One that is not tried is recorded as `NOT_CHOSEN`. With `deadline_s` nothing
-    more is begun that would probably end too late, but for one inner loop.
-    Time counts from `start` on the clock, in seconds.
+    more is begun that would probably end too late, but for one inner loop; seconds count from `start` on the clock.
     """
     longest_s = 0.0
 
@@ -147,23 +147,22 @@ def roll_out_best(
     for sample in ranked:
         if not done or in_time():
             held_out = examined[sample].examination if sample in examined else None
-            done[sample] = runner.roll_out(
-                proposed[sample].model_copy(update={"examination": held_out}), task, solution
-            )
+            chosen = proposed[sample].model_copy(update={"examination": held_out})
+            done[sample] = runner.roll_out(chosen, task, solution)
     for rollout in proposed:
         if rollout.sample not in done:
-            barred = _not_tried(rollout, examined.get(rollout.sample))
+            twin = any(each.self_edit == rollout.self_edit for each in proposed[: rollout.sample])
+            barred = _not_tried(rollout, examined.get(rollout.sample), "equal to another" if twin else "time was up")
             done[rollout.sample] = runner.roll_out(barred, task, solution)
     return [done[rollout.sample] for rollout in proposed]
 
 
-def _not_tried(rollout: Rollout, examined: Rollout | None) -> Rollout:
+def _not_tried(rollout: Rollout, examined: Rollout | None, unexamined: str) -> Rollout:
     """Say why a roll-out is not tried."""
     if rollout.status is not Status.OK:
         return rollout
     if examined is None:
-        why = {"status": Status.NOT_CHOSEN, "message": "not examined: equal to another, or time was up"}
-        return rollout.model_copy(update=why)
+        return rollout.model_copy(update={"status": Status.NOT_CHOSEN, "message": f"not examined: {unexamined}"})
     if examined.held_out is None:
         return examined
     message = f"held-out log-probability {examined.held_out:.3f} a symbol"

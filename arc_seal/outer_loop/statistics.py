@@ -9,6 +9,7 @@ result depends on the order in which roll-outs ended.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,11 @@ def paired_difference(
 
 
 def auc(
-    scores: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[bool]], seed: int = 0, draws: int = DRAWS
+    scores: Mapping[str, Sequence[float]],
+    labels: Mapping[str, Sequence[bool]],
+    seed: int = 0,
+    draws: int = DRAWS,
+    within_tasks: bool = False,
 ) -> Interval | None:
     """How well a score tells good roll-outs from bad: the chance that a good one's is higher than a bad one's.
 
@@ -86,19 +91,15 @@ def auc(
     `auc_within_tasks` does not reward that. The interval is a bootstrap over tasks; drawn sets of tasks without a pair
     are left out of it, and were all of them, it is 0 to 1.
     """
-    return _share(*_comparisons(scores, labels), seed, draws)
+    won, pairs = _comparisons(scores, labels)
+    return _share(won.diagonal(), pairs.diagonal(), seed, draws) if within_tasks else _share(won, pairs, seed, draws)
 
 
-def auc_within_tasks(
-    scores: Mapping[str, Sequence[float]], labels: Mapping[str, Sequence[bool]], seed: int = 0, draws: int = DRAWS
-) -> Interval | None:
-    """As `auc`, of pairs of the same task alone: how well the score chooses among one task's roll-outs.
+auc_within_tasks = partial(auc, within_tasks=True)
+"""As `auc`, of pairs of the same task alone: how well the score chooses among one task's roll-outs.
 
-    The pairs of all tasks are pooled, so a task counts by its pairs of a good and a bad roll-out; None when no task has
-    one. Arguments and errors are those of `auc`.
-    """
-    won, pairs = (matrix.diagonal() for matrix in _comparisons(scores, labels))
-    return _share(won, pairs, seed, draws)
+The pairs of all tasks are pooled, so a task counts by its pairs of a good and a bad roll-out; None without one.
+"""
 
 
 def _task_means(marks: Mapping[str, Sequence[float]]) -> NDArray[np.float64]:

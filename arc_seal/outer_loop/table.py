@@ -138,6 +138,7 @@ def to_markdown(table: Table) -> str:
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """A row under `HEADINGS`, as people read it; `-` is a figure that has no meaning without marks."""
+    seconds = (row["seconds_mean"], row["seconds_longest"])
     return (
         row["name"],
         f"{row['correct']}/{row['total']}",
@@ -146,10 +147,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         "-" if row["task_mean"] is None else f"{100 * row['bootstrap_low']:.0f}-{100 * row['bootstrap_high']:.0f}",
         str(row["pass_at_1"]),
         "-" if row["score"] is None else f"{100 * row['score']:.1f}",
-        *(
-            "-" if row[it] is None else f"{row[it]:.{int(row[it] < 99.95)}f}"
-            for it in ("seconds_mean", "seconds_longest")
-        ),
+        *("-" if each is None else f"{each:.{int(each < 99.95)}f}" for each in seconds),
     )
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from arc_seal.arc.splits import solved_pairs
 from arc_seal.arc.task import Entry
 from arc_seal.errors import Diverged, InputError
 from arc_seal.files import UNFINISHED, write_whole
@@ -96,8 +97,8 @@ def pretrain(
     """
     optimizers = make_optimizers(network, optimization)
     latest, stable = (Checkpoint(folder / name, network, optimizers, identity) for name in (LATEST, STABLE))
-    kept = read_clock(stable.path)
-    if kept is not None and not decays(kept.tokens, run.tokens, optimization):  # the run is to be longer now
+    kept = read_checkpoint(stable.path)
+    if kept and not decays(kept["clock"].tokens, run.tokens, optimization):  # the run is to be longer now
         stable.restore()  # refuses another run's, before anything is lost
         os.replace(stable.path, latest.path)
     clock = before = latest.restore() or Clock()
@@ -184,10 +185,10 @@ def _target_logits(network: GridForCausalLM, model: Callable[..., Any], batch: B
 def task_contexts(entries: Sequence[Entry], max_tokens: int) -> list[Encoded]:
     """Contexts of real tasks: all demonstrations, then each test pair. Those longer than `max_tokens` are left out."""
     contexts = []
-    for task, solution in entries:
-        shown = [(demo.input.array, demo.output.array) for demo in task.demos]
-        for query, output in zip(task.queries, solution.outputs if solution else (), strict=False):
-            contexts.append([*shown, (query.array, output.array)])
+    for entry in entries:
+        pairs = [(pair.input.array, pair.output.array) for pair in solved_pairs(entry)]
+        shown = len(entry[0].demos)
+        contexts += [[*pairs[:shown], tested] for tested in pairs[shown:]]
     return _last_outputs(contexts, max_tokens)
 
 
@@ -248,7 +249,7 @@ class Checkpoint:
 
     def restore(self) -> Clock | None:
         """Take up what `save` wrote; None when there is no file, an InputError for a torn one or another run's."""
-        if (state := _read(self.path)) is None:
+        if (state := read_checkpoint(self.path)) is None:
             return None
         before, now = state["identity"], self.identity
         changed = next((name for name in {**before, **now} if before.get(name) != now.get(name)), None)
@@ -262,14 +263,8 @@ class Checkpoint:
         return clock
 
 
-def read_clock(path: Path) -> Clock | None:
-    """How far a run was when the checkpoint was written; None when there is no file, an InputError for a torn one."""
-    state = _read(path)
-    return state["clock"] if state else None
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """What `save` wrote, on the CPU; None when there is no file."""
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What `save` wrote, on the CPU, with its `Clock`; None when there is no file, an InputError for a torn one."""
     if not path.exists():
         return None
     try:

@@ -69,25 +69,19 @@ class StackedMuon(Muon):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     by_shape[matrix.shape].append(matrix)
-            for matrices in by_shape.values():
-                self._update(matrices, group)
-
-    def _update(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
-        """Update matrices of one shape, [rows, columns] each."""
-        for matrix in matrices:
-            if "momentum_buffer" not in self.state[matrix]:
-                self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
-        gradients: Any = [matrix.grad for matrix in matrices]
-        averages = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
-        torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
-        update = torch.stack(averages)  # [matrices, rows, columns]
-        if group["nesterov"]:
-            update = torch.stack(gradients).lerp(update, group["momentum"])
-        update = orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
-        rows, columns = matrices[0].shape
-        rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
-        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(matrices, list(update.to(matrices[0].dtype)), alpha=-rate)
+                    if "momentum_buffer" not in self.state[matrix]:
+                        self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
+            for (rows, columns), matrices in by_shape.items():
+                gradients: Any = [matrix.grad for matrix in matrices]
+                averages = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+                torch._foreach_lerp_(averages, gradients, 1 - group["momentum"])
+                update = torch.stack(averages)  # [matrices, rows, columns]
+                if group["nesterov"]:
+                    update = torch.stack(gradients).lerp(update, group["momentum"])
+                update = orthogonal(update, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices, list(update.to(matrices[0].dtype)), alpha=-rate)
 
 
 def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:

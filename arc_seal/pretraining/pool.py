@@ -7,13 +7,13 @@ import os
 import signal
 import threading
 import zipfile
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
 
 from arc_seal.arc.grid import COLOURS, MAX_SIDE, Grid
-from arc_seal.arc.splits import solved_pairs
-from arc_seal.arc.task import Demonstration, Entry
+from arc_seal.arc.task import Demonstration
 from arc_seal.errors import InputError
 from arc_seal.files import remove_stale, write_whole
 from arc_seal.models.weights import cache_root
 from arc_seal.pretraining import re_arc
-from arc_seal.pretraining.re_arc import NoPair, PairLimits
+from arc_seal.pretraining.re_arc import PairLimits
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Input and output, each the colours of a grid as a read-only array [height, width]."""
@@ -70,11 +69,6 @@ def interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler or signal.SIG_DFL)
 
 
-def leave_interrupts() -> None:
-    """Leave Ctrl-C to the main process, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Pairs of many tasks, numbered through all of them, those of one task in a row."""
@@ -95,26 +89,6 @@ class Pool:
         counts = np.array([len(each) for each in pairs.values()], np.int64)
         shapes = np.array([(grid.height, grid.width) for grid in grids], np.uint8).reshape(-1, 2, 2)
         return cls(tuple(pairs), counts, shapes, np.frombuffer(b"".join(grid.cells for grid in grids), np.uint8))
-
-    @classmethod
-    def from_entries(cls, entries: Iterable[Entry]) -> Self:
-        """A task's demonstrations, and its test pairs where it has a solution; a ValueError when a task comes twice."""
-        pairs: dict[str, tuple[Demonstration, ...]] = {}
-        for task, solution in entries:
-            if task.id in pairs:
-                raise ValueError(f"task {task.id} comes twice")
-            pairs[task.id] = tuple(solved_pairs((task, solution)))
-        return cls.from_pairs(pairs)
-
-    @classmethod
-    def merged(cls, pools: Sequence["Pool"]) -> Self:
-        """Pools of different tasks as one; a ValueError when a task is in two of them."""
-        pools = [cls.from_pairs({}), *pools]  # so that there is something to concatenate
-        task_ids = tuple(task_id for pool in pools for task_id in pool.task_ids)
-        if twice := [task_id for task_id, times in Counter(task_ids).items() if times > 1]:
-            raise ValueError(f"task {twice[0]} is in two pools")
-        arrays = (np.concatenate([getattr(pool, name) for pool in pools]) for name in ("counts", "shapes", "cells"))
-        return cls(task_ids, *arrays)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -159,17 +133,8 @@ class Pool:
 
     def pairs(self, task_id: str) -> list[Demonstration]:
         """A task's pairs as grids, for where speed does not matter; a KeyError for a task that is not there."""
-        if task_id not in self.task_ids:
-            raise KeyError(task_id)
-        task = self.task_ids.index(task_id)
-        first, last = self.starts[task : task + 2]
+        first, last = dict(zip(self.task_ids, pairwise(self.starts.tolist()), strict=True))[task_id]
         return [Demonstration(*map(Grid.from_array, self.pair(number))) for number in range(first, last)]
-
-    def where(self, keep: NDArray[np.bool_]) -> "Pool":
-        """The pool of those of its pairs that are marked, [pairs], with all of its tasks."""
-        tasks = np.repeat(np.arange(len(self.task_ids)), self.counts)
-        counts = np.bincount(tasks[keep], minlength=len(self.task_ids)).astype(np.int64)
-        return Pool(self.task_ids, counts, self.shapes[keep], self.cells[np.repeat(keep, np.diff(self.bounds[::2]))])
 
 
 def _flaw(task_ids: NDArray[Any], counts: NDArray[Any], shapes: NDArray[Any], cells: NDArray[Any]) -> str | None:
@@ -226,7 +191,7 @@ def synthetic_pool(
             folder.mkdir(parents=True, exist_ok=True)
             remove_stale(folder, "*.npz.*")
             _make_files(files, recipe, report, workers or os.cpu_count() or 1)
-            Pool.merged([Pool.load(file) for file in files.values()]).save(whole)
+            Pool.from_pairs({task_id: Pool.load(file).pairs(task_id) for task_id, file in files.items()}).save(whole)
         except OSError as error:
             found = error.strerror or str(error)
             raise InputError(str(folder), "", "a cache folder that can be written ($ARC_SEAL_CACHE)", found) from error
@@ -239,8 +204,9 @@ def make_pairs(task_id: str, recipe: Recipe) -> list[Demonstration]:
     for number in range(2 * recipe.pairs):  # a generator with little to vary makes many twice
         if len(pairs) == recipe.pairs or (number == 25 and not pairs):  # its grids are all too large
             break
-        with suppress(NoPair):
-            pairs.setdefault(re_arc.generate(task_id, Random(f"{recipe.seed}/{task_id}/{number}"), recipe.limits))
+        pair = re_arc.generate(task_id, Random(f"{recipe.seed}/{task_id}/{number}"), recipe.limits)
+        if pair is not None:
+            pairs.setdefault(pair)
     return list(pairs)
 
 
@@ -259,7 +225,8 @@ def _make_files(files: dict[str, Path], recipe: Recipe, report: Callable[[Made],
         return
     # A fresh interpreter each: a fork would copy the locks of this process's threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(min(workers, len(missing)), initializer=leave_interrupts, context=context)
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to this process, which ends its workers
+    pool = ProcessPool(min(workers, len(missing)), initializer=signal.signal, initargs=ignore, context=context)
     try:
         futures: dict[Future[list[Demonstration]], str] = {
             pool.schedule(make_pairs, args=(task_id, recipe)): task_id for task_id in missing

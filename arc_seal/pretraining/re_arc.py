@@ -10,53 +10,26 @@ import importlib.util
 import signal
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration
-from arc_seal.errors import ArcSealError, GridError, InputError
+from arc_seal.errors import GridError, InputError
 
 PACKAGE, VERSION = "reasoning-gym", "0.1.25"
 """The version is the one that was looked at; another may draw other pairs."""
 
+TOO_LARGE, UNCHANGED = "made grids too large", "changed nothing"
+"""Why an attempt failed, where the next one is made easier or harder."""
 
-class Rule(NamedTuple):
-    """A task's rule, twice: the generator makes a pair's rows, the verifier the output of an input."""
-
-    # Takes a random generator and the least and greatest difficulty, each 0 to 1.
-    generator: Callable[[Random, float, float], dict[str, Any]]
-    verifier: Callable[[tuple[tuple[int, ...], ...]], Any]
-
-
-class Fault(StrEnum):
-    """Why a generator's attempt at a pair came to nothing."""
-
-    RAISED = "raised an error"
-    ENDLESS = "drew too often"
-    SLOW = "took too long"
-    MALFORMED = "made no grids"
-    LARGE = "made grids too large"
-    UNCHANGED = "changed nothing"
-    WRONG = "failed the task's verifier"
-
-
-class NoPair(ArcSealError):
-    """No attempt at a pair succeeded; `faults` says why, how often each."""
-
-    def __init__(self, task_id: str, faults: Counter[Fault]) -> None:
-        super().__init__(task_id, faults)  # what it is pickled with
-        self.task_id, self.faults = task_id, faults
-
-    def __str__(self) -> str:
-        """The reasons in one line."""
-        return f"the generator of {self.task_id}: " + ", ".join(f"{fault} ({n})" for fault, n in self.faults.items())
+Rule = tuple[Callable[[Random, float, float], dict[str, Any]], Callable[[tuple[tuple[int, ...], ...]], Any]]
+"""A task's rule, twice: a generator makes a pair's rows, by the least and greatest difficulty, each 0 to 1; a verifier
+the output of an input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +47,19 @@ class PairLimits:
     cpu_s: float = 20.0  # most processor seconds of generator and verifier each, held in a main thread only
 
 
-def generate(task_id: str, rng: Random, limits: PairLimits | None = None) -> Demonstration:
-    """Make one pair, by the state of `rng`, the task and the limits alone; a NoPair when every attempt failed."""
+def generate(task_id: str, rng: Random, limits: PairLimits | None = None) -> Demonstration | None:
+    """Make one pair, by the state of `rng`, the task and the limits alone; None when every attempt failed."""
     rule, limits = rule_of(task_id), limits or PairLimits()
     hardest = rng.uniform(*limits.hardest)
-    faults: Counter[Fault] = Counter()
     for _ in range(limits.tries):
         try:
             return _attempt(rule, rng.getrandbits(64), hardest, limits)
         except _Failed as failed:
-            faults[failed.fault] += 1
-            if failed.fault is Fault.LARGE:
+            if str(failed) == TOO_LARGE:
                 hardest *= limits.easing
-            elif failed.fault is Fault.UNCHANGED:
+            elif str(failed) == UNCHANGED:
                 hardest = min(hardest / limits.easing, 1.0)
-    raise NoPair(task_id, faults)
+    return None
 
 
 def rule_of(task_id: str) -> Rule:
@@ -115,7 +86,7 @@ def rules() -> dict[str, Rule]:
     spec.loader.exec_module(module)
     made, solved = (vars(importlib.import_module(f"{own}.{name}")) for name in ("generators", "verifiers"))
     ids = [name.removeprefix("generate_") for name in made if name.startswith("generate_")]
-    return {task_id: Rule(made[f"generate_{task_id}"], solved[f"verify_{task_id}"]) for task_id in ids}
+    return {task_id: (made[f"generate_{task_id}"], solved[f"verify_{task_id}"]) for task_id in ids}
 
 
 def installed_version() -> str:
@@ -125,32 +96,30 @@ def installed_version() -> str:
 
 
 class _Failed(Exception):
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault)
-        self.fault = fault
+    """An attempt at a pair came to nothing; the message says why."""
 
 
 def _attempt(rule: Rule, seed: int, hardest: float, limits: PairLimits) -> Demonstration:
-    rng = _CountedRandom(seed, limits.draws)
-    made = _called(limits.cpu_s, Fault.RAISED, rule.generator, rng, 0.0, hardest)
+    (generator, verifier), rng = rule, _CountedRandom(seed, limits.draws)
+    made = _called(limits.cpu_s, generator, rng, 0.0, hardest)
     try:
         pair = Demonstration(Grid.from_rows(made["input"]), Grid.from_rows(made["output"]))
     except (GridError, TypeError) as error:
-        raise _Failed(Fault.MALFORMED) from error
+        raise _Failed("made no grids") from error
     if len(pair.input.cells) + len(pair.output.cells) > limits.max_cells:
-        raise _Failed(Fault.LARGE)
+        raise _Failed(TOO_LARGE)
     if pair.input == pair.output:
-        raise _Failed(Fault.UNCHANGED)
-    if _called(limits.cpu_s, Fault.WRONG, rule.verifier, pair.input.rows) != pair.output.rows:
-        raise _Failed(Fault.WRONG)
+        raise _Failed(UNCHANGED)
+    if _called(limits.cpu_s, verifier, pair.input.rows) != pair.output.rows:
+        raise _Failed("failed the task's verifier")
     return pair
 
 
-def _called(cpu_s: float, fault: Fault, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of RE-ARC gives within so many processor seconds; `fault` is that it raises, whatever it is."""
+def _called(cpu_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of RE-ARC gives within so many processor seconds."""
 
     def end(*_: object) -> None:
-        raise _Failed(Fault.SLOW)
+        raise _Failed("took too long")
 
     timed = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGVTALRM, end) if timed else None
@@ -161,7 +130,7 @@ def _called(cpu_s: float, fault: Fault, function: Callable[..., Any], *arguments
     except _Failed:
         raise
     except Exception as error:
-        raise _Failed(fault) from error
+        raise _Failed("raised an error") from error
     finally:
         if timed:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
@@ -186,4 +155,4 @@ class _CountedRandom(Random):
     def _count(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise _Failed(Fault.ENDLESS)
+            raise _Failed("drew too often")

@@ -15,19 +15,20 @@ import torch
 from pydantic import Field
 
 from arc_seal.arc.datasets import load_tasks
-from arc_seal.arc.splits import never_trained, pretraining_tasks, untrained
+from arc_seal.arc.splits import never_trained, pretraining_tasks, solved_pairs, untrained
 from arc_seal.errors import InputError
 from arc_seal.files import tools_dir, weights_dir
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
 from arc_seal.models.model import pick_device, read_network, reading
+from arc_seal.models.weights import resolve, write_manifest
 from arc_seal.pretraining import re_arc
 from arc_seal.pretraining.loop import PretrainingProgress, RunSettings, claimed, pool_contexts, pretrain, task_contexts
 from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Made, Pool, Recipe, digest, synthetic_pool
 from arc_seal.pretraining.stream import Chunks, DataSettings, is_drawable
 from arc_seal.self_edit.edit import SelfEdit, Training, canonical
-from arc_seal.self_edit.random_edit import RandomEdits
-from arc_seal.self_edit.schema import Bounds
+from arc_seal.self_edit.random_edit import draw_edit
+from arc_seal.self_edit.schema import Bounds, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
 from arc_seal.settings import Settings
 
@@ -113,7 +114,7 @@ def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
     folder = weights_dir() / "grid" if weights == "shipped" else Path(weights).expanduser()
     if not folder.is_dir():
         raise InputError("configuration", "weights", "shipped, or a folder with weights of a grid model", repr(weights))
-    model = read_network(weights, str(folder), torch.float32)
+    model = read_network(weights, resolve(str(folder)), torch.float32)
     if not isinstance(model, GridForCausalLM):
         raise InputError("configuration", "weights", "weights of a grid model", f"of {model.config.model_type}")
     for name in (
@@ -137,7 +138,8 @@ def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
 
 def training_pools(data: DataSettings, on_generator: Callable[[Made], None]) -> list[tuple[Pool, float]]:
     """What is trained on, with its share of the stream; an InputError when some of it gives no context."""
-    pools = [(Pool.from_entries(pretraining_tasks()), 1 - data.synthetic_share)]
+    real = Pool.from_pairs({entry[0].id: [*solved_pairs(entry)] for entry in pretraining_tasks()})
+    pools = [(real, 1 - data.synthetic_share)]
     if data.synthetic_share:
         made = _synthetic(re_arc.rules().keys() - never_trained(), data, on_generator)
         pools.append((without_untrained(made), data.synthetic_share))
@@ -150,8 +152,9 @@ def training_pools(data: DataSettings, on_generator: Callable[[Made], None]) -> 
 
 def without_untrained(pool: Pool) -> Pool:
     """The pool without pairs that share one, or a grid, with what must stay unseen: generators can hit on those too."""
-    keep = [untrained().reason_of_pair(pair) is None for task_id in pool.task_ids for pair in pool.pairs(task_id)]
-    return pool.where(np.array(keep, np.bool_))
+    reason = untrained().reason_of_pair
+    left = {task: [pair for pair in pool.pairs(task) if reason(pair) is None] for task in pool.task_ids}
+    return Pool.from_pairs(left)
 
 
 def _synthetic(task_ids: set[str], data: DataSettings, on_generator: Callable[[Made], None]) -> Pool:
@@ -162,12 +165,12 @@ def _synthetic(task_ids: set[str], data: DataSettings, on_generator: Callable[[M
 
 def write_self_edit(rng: np.random.Generator) -> str:
     """The canonical text of a random valid self-edit."""
-    return canonical(_random_edits().draw(Random(int(rng.integers(2**63)))))
+    return canonical(draw_edit(_schema(), Random(int(rng.integers(2**63))), CENTRE))
 
 
 @cache
-def _random_edits() -> RandomEdits:
-    return RandomEdits(Toolbox.load([tools_dir()]), Bounds(), prior=CENTRE)
+def _schema() -> SelfEditSchema:
+    return SelfEditSchema(Toolbox.load([tools_dir()]), Bounds())
 
 
 def export(network: GridForCausalLM, folder: Path) -> None:
@@ -176,6 +179,7 @@ def export(network: GridForCausalLM, folder: Path) -> None:
     fresh, old = (folder.with_name(f"{folder.name}.{name}") for name in (f"{secrets.token_hex(4)}.new", "old"))
     with reading(str(folder)):
         half.save_pretrained(fresh, max_shard_size="15MB")  # files of more than 16 MB burden git and its hosts
+    write_manifest(fresh)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)

@@ -3,6 +3,7 @@
 A context is a few pairs of one task, seen through one symmetry and in other colours, as tokens.
 """
 
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
@@ -18,11 +19,8 @@ from arc_seal.arc.grid import COLOURS, SYMMETRIES, apply, grid_tokens
 from arc_seal.models.grid_codec import INPUT, OUTPUT, PAD, grid_segment, join, text_segment
 from arc_seal.models.model import Batch, collate
 from arc_seal.models.prompt import Encoded
-from arc_seal.pretraining.pool import Pair, Pool, leave_interrupts
+from arc_seal.pretraining.pool import Pair, Pool
 from arc_seal.settings import Settings
-
-WriteSelfEdit = Callable[[np.random.Generator], str]
-"""Writes the canonical text of a random valid self-edit."""
 
 
 class DataSettings(Settings):
@@ -67,7 +65,7 @@ class Chunks(Dataset[list[Batch]]):
     settings: DataSettings
     batch_tokens: int
     seed: int
-    write: WriteSelfEdit
+    write: Callable[[np.random.Generator], str]  # the canonical text of a random valid self-edit
     chunk_batches: int = 32
 
     def __getitem__(self, number: int) -> list[Batch]:
@@ -110,12 +108,14 @@ def cut(contexts: Sequence[Encoded], batch_tokens: int) -> Iterator[list[Encoded
 
 
 def _start_worker(worker: int) -> None:
-    leave_interrupts()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # left to the main process, which ends its workers
     # Tensors are shared by name: by open file, they would be more than the 1,024 files that a process may usually open.
     torch.multiprocessing.set_sharing_strategy("file_system")
 
 
-def draw_context(pool: Pool, settings: DataSettings, write: WriteSelfEdit, rng: np.random.Generator) -> Encoded | None:
+def draw_context(
+    pool: Pool, settings: DataSettings, write: Callable[[np.random.Generator], str], rng: np.random.Generator
+) -> Encoded | None:
     """Draw one context, with `self_edit_share` one that ends with a self-edit; None when too few of its pairs fit."""
     writes = rng.random() < settings.self_edit_share
     pairs = draw_pairs(pool, settings, settings.self_edit_max_tokens if writes else settings.max_tokens, rng)
@@ -174,11 +174,8 @@ def draw_change(settings: DataSettings, rng: np.random.Generator) -> Callable[[N
 def encode(pairs: Sequence[Pair], self_edit: str | None = None) -> Encoded:
     """A context; targets are the self-edit behind the pairs, else all outputs after the first, or the only one."""
     segments = [segment for pair in pairs for segment in map(grid_segment, pair, (INPUT, OUTPUT))]
-    if self_edit is not None:
-        segments.append(text_segment(self_edit))
-    ids, positions = join(segments)
-    if self_edit is not None:
-        target = positions[0] == len(segments) - 1
-    else:
+    ids, positions = join(segments if self_edit is None else [*segments, text_segment(self_edit)])
+    target = positions[0] == len(segments)
+    if self_edit is None:
         target = (positions[0] % 2 == 1) & (positions[0] > (1 if len(pairs) > 1 else 0))
     return Encoded(ids, positions, target & positions[1:].any(axis=0))  # the opening mark is given

@@ -1,88 +1,31 @@
-"""Several executors that act as one."""
+"""Jobs in worker processes that are kept warm, and killed when a job breaks a limit.
 
-import concurrent.futures
+A worker loads the model once and runs job after job. After a timeout, an out of memory or its death it is
+replaced by a fresh one, so that no job ever meets what a broken one left behind. This process loads no torch.
+
+Any thread may start, use or close an executor: nothing here needs the main thread, and an interrupt, which only the
+main thread sees, reaches the others through `close`.
+"""
+
+import atexit
 import multiprocessing
+import os
 import pickle
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from queue import LifoQueue
-from typing import Any
+from typing import Any, Self
 
-from pebble import ProcessExpired, ProcessPool
-
-from arc_seal.errors import ExecutorClosed, Status
+from arc_seal.errors import LONGEST_LINE, ExecutorClosed, Status, printable
 from arc_seal.inner_loop.job import Job, Progress, Report
 from arc_seal.models.weights import ModelSource
-from arc_seal.sandbox import worker
-from arc_seal.sandbox.worker import (
-    Executor,
-    Limits,
-    Outcome,
-    R,
-    failed_loading,
-    limits_from_settings,
-    positive,
-    timeout_message,
-    whole,
-)
-
-
-class Workers:
-    """Gives each job to an executor that is free: as many jobs at the same time as there are executors.
-
-    Args:
-        executors: What runs the jobs, one at a time each.
-    """
-
-    def __init__(self, executors: Sequence[Executor]) -> None:
-        self._executors = tuple(executors)
-        self._free: LifoQueue[Executor] = LifoQueue()  # the last one used has its model loaded
-        for executor in reversed(self._executors):
-            self._free.put(executor)
-
-    @property
-    def workers(self) -> int:
-        """How many jobs run at the same time."""
-        return len(self._executors)
-
-    def start(self) -> None:
-        """Have every executor begin to load its model."""
-        for executor in self._executors:
-            executor.start()
-
-    def run(self, job: Job[R], report: Report) -> Outcome[R]:
-        """Run a job to its outcome on the next executor that is free.
-
-        Raises:
-            ExecutorClosed: When the executor was closed before there was an outcome.
-            Exception: What the executor raises.
-        """
-        executor = self._free.get()
-        try:
-            return executor.run(job, report)
-        finally:
-            self._free.put(executor)
-
-    def close(self) -> None:
-        """Let all executors go, at the same time: each may take a moment to end what it is doing."""
-        with ThreadPoolExecutor(len(self._executors), thread_name_prefix="close") as threads:
-            for closing in [threads.submit(executor.close) for executor in self._executors]:
-                closing.result()
-
-
-# Jobs in a worker process that is kept warm, and killed when a job breaks a limit.
-#
-# The worker loads the model once and runs job after job. After a timeout, an out of memory or its death it is
-# replaced by a fresh one, so that no job ever meets what a broken one left behind. This process loads no torch.
-#
-# Any thread may start, use or close an executor: nothing here needs the main thread, and an interrupt, which only the
-# main thread sees, reaches the others through `close`.
+from arc_seal.sandbox.worker import Outcome, ProcessSettings, R, TimeIsUp, failed_loading, serve
 
 SPAWN = multiprocessing.get_context("spawn")
 """A fresh interpreter: a fork would copy this process's threads' locks, and CUDA does not survive one."""
@@ -90,243 +33,192 @@ SPAWN = multiprocessing.get_context("spawn")
 BROKEN = frozenset({Status.TIMEOUT, Status.OUT_OF_MEMORY, Status.DIED})
 """After these the worker is not to be trusted, or gone."""
 
-POLL_S = 0.05
-"""How late the end of a job may be seen; progress is seen at once."""
-
-NO_ANSWER = "the worker ended without an answer"
-
-LAST_WORD_S = 10.0
-"""How long after a worker's pipe has closed pebble may take to say how it ended; it looks every 0.1 s."""
-
 
 class ProcessExecutor:
-    """Runs jobs in one worker process, under limits that are enforced.
+    """Runs jobs in worker processes, under limits that are enforced.
 
     Args:
         source: Where the model comes from; each worker loads it once.
-        limits: `timeout_s` counts from when the job is sent to a loaded worker. `memory_gib` is what a job may take
+        settings: `timeout_s` counts from when the job is sent to a loaded worker. `memory_gib` is what a job may take
             on top of the loaded model: address space (RLIMIT_AS) on the CPU, memory of torch's allocator on CUDA.
-        threads: Threads of a torch operation in the worker; None for this worker's share of torch's default.
-        sharing: How many workers share this machine's cores.
-        load_timeout_s: Wall seconds that loading the model may take, a first download and conversion included.
     """
 
-    workers = 1
-
-    def __init__(
-        self,
-        source: ModelSource,
-        limits: Limits,
-        *,
-        threads: int | None = None,
-        sharing: int = 1,
-        load_timeout_s: float = 1800.0,
-    ) -> None:
-        self._limits, self._load_timeout_s = limits, load_timeout_s
-        self._settings = worker.Settings(pickle.dumps(source), limits.memory_gib, threads, sharing)
-        self._worker: _Worker | None = None
-        self._closed = False
-        self._turn = threading.Lock()  # held for a whole job
-        self._change = threading.Lock()  # held while the worker is made or ended
+    def __init__(self, source: ModelSource, settings: ProcessSettings) -> None:
+        self._source, self._settings, self.workers = pickle.dumps(source), settings, settings.workers
+        self._living: dict[int, _Worker] = {}
+        self._free: LifoQueue[int] = LifoQueue()  # numbers of workers; the last one used has its model loaded
+        for number in reversed(range(self.workers)):
+            self._free.put(number)
+        self._change, self._closed = threading.Lock(), False
+        atexit.register(self.close)  # runs before multiprocessing's own function, which would wait for the workers
 
     @classmethod
-    def from_settings(
-        cls,
-        source: ModelSource,
-        *,
-        workers: int,
-        timeout_s: float,
-        memory_gib: float | None,
-        threads: int | None,
-        load_timeout_s: float,
-    ) -> Executor:
-        """Make one from the settings of conf/executor/process.yaml, or several that act as one.
-
-        Raises:
-            InputError: When a setting is out of bounds.
-        """
-        workers = whole("executor.workers", workers, 1)
-        threads = threads_from_settings(threads)
-        load_timeout_s = positive("executor.load_timeout_s", load_timeout_s, "seconds above 0")
-        limits = limits_from_settings(timeout_s, memory_gib)
-        executors = [
-            cls(source, limits, threads=threads, sharing=workers, load_timeout_s=load_timeout_s) for _ in range(workers)
-        ]
-        return executors[0] if workers == 1 else Workers(executors)
+    def from_settings(cls, source: ModelSource, **settings: Any) -> Self:
+        """Make one from the settings of conf/executor/process.yaml; an `InputError` says which one is wrong."""
+        return cls(source, ProcessSettings.checked(settings))
 
     def start(self) -> None:
-        """Have the model loaded in the background; `run` waits for it. Optional, and does nothing when it is there."""
-        self._live_worker()
+        """Have every worker load its model in the background; `run` waits for it. Does nothing where it is there."""
+        for number in range(self.workers):
+            self._worker(number)
 
-    def run(self, job: Job[R], report: Report) -> Outcome[R]:
-        """Run a job to its outcome. `report` is called in this thread.
+    def run(self, job: Job[R], report: Report, timeout_s: float | None = None) -> Outcome[R]:
+        """Run a job to its outcome on the next worker that is free; see `Executor.run`."""
+        with closing(self.stream(pickle.dumps(job), timeout_s)) as running:
+            for said in running:
+                if isinstance(said, Outcome):
+                    return said
+                report(said)
+        raise RuntimeError("a job came to an end without an outcome")
 
-        Raises:
-            InputError: When the model, or something the job reads, is not as it must be.
-            ExecutorClosed: When the executor was closed before there was an outcome.
-            Exception: Whatever else the job raises that is not a job's failure, the worker's traceback in a note.
-        """
-        return self.run_pickled(pickle.dumps(job), report)
-
-    def run_pickled(self, job: bytes, report: Report) -> Outcome[Any]:
-        """`run` for a job that is pickled already."""
-        with self._turn:
-            try:
-                outcome = self._run(job, report)
-            except BaseException:  # an interrupt too: whatever happens here, nothing is left running
-                self._end_worker()
-                raise
-            if outcome.status in BROKEN:
-                self._end_worker()
-            if outcome.status is Status.DIED and self._closed:
-                raise ExecutorClosed
-            return outcome
+    def stream(self, job: bytes, timeout_s: float | None = None) -> Generator[Progress | Outcome[Any]]:
+        """Run a pickled job: yields its progress, at last its outcome. Closed early, it ends the worker."""
+        number = self._free.get()
+        try:
+            living = self._worker(number)
+            outcome = yield from living.run(job, self._settings.timeout_s if timeout_s is None else timeout_s)
+            if outcome.status in BROKEN or not living.loaded:
+                self._end(number)
+        except BaseException:  # an interrupt too: whatever happens here, nothing is left running
+            self._end(number)
+            raise
+        finally:
+            self._free.put(number)
+        if outcome.status is Status.DIED and self._closed:
+            raise ExecutorClosed
+        yield outcome
 
     def close(self) -> None:
-        """End the worker, whatever it is doing."""
-        self._closed = True
-        self._end_worker()
+        """End the workers, whatever they are doing."""
+        with self._change:
+            self._closed = True
+            for living in self._living.values():  # all at the same time: one on a GPU takes a moment to end
+                living.kill()
+        for number in range(self.workers):
+            self._end(number)
+        atexit.unregister(self.close)
 
-    def _run(self, job: bytes, report: Report) -> Outcome[Any]:
-        warm = self._live_worker()
-        loading = warm.loaded(report)
-        if loading.status is not Status.OK:
-            return failed_loading(loading)
-        return warm.run(job, self._limits.timeout_s, report)
-
-    def _live_worker(self) -> "_Worker":
+    def _worker(self, number: int) -> "_Worker":
         """The worker, or a fresh one that begins to load the model where there is none, or it died between jobs."""
         with self._change:
             if self._closed:
                 raise ExecutorClosed
-            if self._worker is not None and not self._worker.alive:
-                self._worker.end()
-                self._worker = None
-            if self._worker is None:
-                self._worker = _Worker(self._settings, self._load_timeout_s)
-            return self._worker
+            living = self._living.get(number)
+            if living is None or not living.process.is_alive():
+                if living is not None:
+                    living.kill()  # what its jobs have left running
+                living = self._living[number] = _Worker(self._source, self._settings)
+            return living
 
-    def _end_worker(self) -> None:
+    def _end(self, number: int) -> None:
         with self._change:
-            if self._worker is not None:
-                self._worker.end()
-                self._worker = None
-
-
-def threads_from_settings(threads: int | None) -> int | None:
-    """Check the threads that a user set.
-
-    Raises:
-        InputError: When it is not a whole number above 0, or null.
-    """
-    return None if threads is None else whole("executor.threads", threads, 1, ", or null for torch's default")
+            if number in self._living:
+                living = self._living.pop(number)
+                living.kill()
+                living.process.join()
 
 
 class _Worker:
-    """One worker process, from its start to its end: the pool that watches it and the pipe of its progress."""
+    """One worker process, from its start to its end, and the pipe to it; see `worker.serve`.
 
-    def __init__(self, settings: worker.Settings, load_timeout_s: float) -> None:
-        self._progress, sender = SPAWN.Pipe(duplex=False)
-        self._load_timeout_s, self._jobs, self._ended = load_timeout_s, 0, False
-        self._pool = ProcessPool(max_workers=1, initializer=worker.begin, initargs=(sender, settings), context=SPAWN)
+    The pipe closes with the last reference to it: when the process is ended, another thread may still be reading.
+    """
+
+    def __init__(self, source: bytes, settings: ProcessSettings) -> None:
+        self._pipe, other_end = SPAWN.Pipe()
+        printed, output = SPAWN.Pipe(duplex=False)
+        self._printed = b""
+        self._load_timeout_s, self.loaded, self._jobs = settings.load_timeout_s, False, 0
+        self._started = time.perf_counter()
+        self.process = SPAWN.Process(target=serve, args=(other_end, output, source, settings))
+        self._listener = threading.Thread(target=self._listen, args=(printed,), name="worker-output", daemon=True)
         try:
             with _interrupts_held_back():
-                self._loading: Future[bytes] = self._pool.schedule(worker.load, timeout=load_timeout_s)
+                self.process.start()
         except BaseException:  # such as an interrupt that was held back
-            self.end()
+            self.kill()
             raise
-        finally:
-            # With this end closed here, the pipe ends when the worker does, and pebble cannot start a second worker
-            # that would have no model.
-            sender.close()
+        other_end.close()  # only the worker has these now: the pipes end when the worker does
+        output.close()
+        self._listener.start()
 
-    @property
-    def alive(self) -> bool:
-        return bool(self._pool.active)
+    def kill(self) -> None:
+        """End the process, if it was started, with all that its jobs have left running."""
+        if self.process.pid is not None:
+            self.process.kill()
+            with suppress(OSError):  # it has no group yet, or nobody is left of it
+                os.killpg(self.process.pid, signal.SIGKILL)
 
-    def loaded(self, report: Report) -> Outcome[None]:
-        """Wait for the model, reporting that only if there is something to wait for."""
-        started, waiting = time.perf_counter(), not self._loading.done()
-        if waiting:
-            report(Progress("load", 0, 1))
-        for _ in self._messages(self._loading):
-            pass
-        outcome: Outcome[None] = _outcome(self._loading, self._load_timeout_s, started)
-        if waiting and outcome.status is Status.OK:
-            report(Progress("load", 1, 1))
-        return outcome
-
-    def run(self, job: bytes, timeout_s: float, report: Report) -> Outcome[Any]:
+    def run(self, job: bytes, timeout_s: float) -> Generator[Progress, None, Outcome[Any]]:
+        """Wait for the model, which is reported if it takes time, and run a pickled job: yields progress."""
+        if not self.loaded:
+            waiting = not self._pipe.poll()
+            if waiting:
+                yield Progress("load", 0, 1)
+            loading = yield from self._answer(self._started, self._load_timeout_s)
+            if loading.status is not Status.OK:
+                return failed_loading(loading)
+            self.loaded = True
+            if waiting:
+                yield Progress("load", 1, 1)
         self._jobs += 1
-        started, number = time.perf_counter(), self._jobs
-        try:
-            future: Future[bytes] = self._pool.schedule(worker.run, args=(number, job), timeout=timeout_s)
-        except RuntimeError:  # the pool takes no more: its worker has died or been ended
-            return Outcome(Status.DIED, None, NO_ANSWER, 0.0)
-        for sender, progress in self._messages(future):
-            if sender == number:  # and not a thread that an earlier job left behind
-                report(progress)
-        return _outcome(future, timeout_s, started)
+        with suppress(OSError):  # the worker is gone; the answer will say how
+            self._pipe.send_bytes(job)
+        return (yield from self._answer(time.perf_counter(), timeout_s))
 
-    def end(self) -> None:
-        """End the process. The pipe closes with the last reference to it: another thread may still be reading it."""
-        self._ended = True
-        self._pool.stop()  # type: ignore[no-untyped-call]
-        self._pool.join()
+    def _answer(self, started: float, timeout_s: float) -> Generator[Progress, None, Outcome[Any]]:
+        while (left_s := started + timeout_s - time.perf_counter()) > 0:
+            try:  # the pipe does not end with the worker where a process that a job has left behind holds it open
+                message = self._pipe.recv() if self._pipe.poll(min(left_s, 1.0)) else None
+                if message is None and not (self.process.is_alive() or self._pipe.poll()):
+                    raise EOFError
+            except (EOFError, OSError):
+                return Outcome(Status.DIED, None, self._cause_of_death(), time.perf_counter() - started)
+            match message:
+                case bytes():
+                    answer = pickle.loads(message)
+                    if isinstance(answer, Outcome):
+                        return answer
+                    raise answer
+                case (self._jobs, progress):  # and not from a thread that an earlier job left behind
+                    yield progress
+        return Outcome(Status.TIMEOUT, None, str(TimeIsUp(timeout_s)), time.perf_counter() - started)
 
-    def _messages(self, future: Future[bytes]) -> Iterator[tuple[int, Progress]]:
-        """What the worker says, as it comes, until `future` is done."""
-        try:
-            while not future.done() and not self._ended:
-                if self._progress.poll(POLL_S):
-                    yield self._progress.recv()
-            while self._progress.poll():
-                yield self._progress.recv()
-        except (EOFError, BrokenPipeError):  # the worker is gone
-            self._wait_for_last_word(future)
+    def _cause_of_death(self) -> str:
+        deadline = time.perf_counter() + 10.0  # it has closed its pipe, so it is about to end
+        while self.process.is_alive() and time.perf_counter() < deadline:
+            time.sleep(0.01)  # `join` would wait for what it has left running, too
+        code = self.process.exitcode
+        self.kill()
+        self._listener.join(1.0)
+        lines = [line for line in self._printed.decode(errors="replace").splitlines() if line.strip()][-3:]
+        printed = f", after printing: {printable(' / '.join(lines))[:LONGEST_LINE]}" if lines else ""
+        if not code:
+            cause = "ended without an answer"
+        elif code > 0:
+            cause = f"ended with exit code {code}"
+        else:
+            hint = ", as by a system that is out of memory" if code == -signal.SIGKILL else ""
+            cause = f"was ended by {signal.Signals(-code).name}{hint}"
+        return f"the worker {cause}{printed}"
 
-    def _wait_for_last_word(self, future: Future[bytes]) -> None:
-        """Wait for how pebble says that the worker ended; it says nothing when it was told to stop."""
-        deadline = time.monotonic() + LAST_WORD_S
-        while not future.done() and not self._ended and time.monotonic() < deadline:
-            concurrent.futures.wait((future,), POLL_S)
-
-
-def _outcome(future: Future[bytes], timeout_s: float, started: float) -> Outcome[Any]:
-    """What came of a future that is done, or whose worker is gone."""
-    try:
-        replied = future.result(timeout=0)
-    except (TimeoutError, BrokenProcessPool, ProcessExpired) as error:
-        seconds = time.perf_counter() - started
-        if isinstance(error, TimeoutError) and future.done():
-            return Outcome(Status.TIMEOUT, None, timeout_message(timeout_s), seconds)
-        return Outcome(Status.DIED, None, _cause_of_death(error), seconds)
-    return worker.outcome(replied)
-
-
-def _cause_of_death(error: Exception) -> str:
-    code = error.exitcode if isinstance(error, ProcessExpired) else None
-    if code is None:
-        return NO_ANSWER
-    if code >= 0:
-        return f"the worker ended with exit code {code}"
-    name = signal.Signals(-code).name
-    hint = ", as by a system that is out of memory" if name == "SIGKILL" else ""
-    return f"the worker was ended by {name}{hint}"
+    def _listen(self, output: Connection) -> None:
+        """Keep the end of what the worker prints, until the last process that can print is gone."""
+        with output:
+            while block := os.read(output.fileno(), 1 << 16):
+                self._printed = (self._printed + block)[-4096:]
 
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Start a process in here that no Ctrl-C at the terminal reaches, not even while its interpreter starts.
-
-    A blocked signal stays blocked in a new process; here it comes through when the block is left.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # starting it later would lift the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Start a process in here that no Ctrl-C reaches, not even while its interpreter starts: it inherits the block."""
+    interrupts = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # a command takes each as a Ctrl-C
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
+    sys.warnoptions.append(quiet := "ignore:resource_tracker")  # it tidies up after killed workers: no news to users
     try:
+        resource_tracker.ensure_running()  # where it starts it lifts the block
+        sys.warnoptions.remove(quiet)
+        signal.pthread_sigmask(signal.SIG_BLOCK, interrupts)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

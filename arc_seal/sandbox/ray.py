@@ -1,9 +1,10 @@
-"""What runs on the nodes of a Ray cluster for `ray.py`: a process executor behind an actor's methods.
+"""Jobs on a Ray cluster: each worker is an actor on some node that holds a process executor. Loads Ray when used.
 
-The actor itself runs no job and loads no model, so a job cannot break it: when it is lost, the machine is at fault.
+Timeouts, memory and deaths of a job come back from the process executor and are never tried again. An actor runs no job
+itself, so a job cannot break it: when it is lost, its machine is at fault; another is made, and the job goes to
+whichever is free. (Ray's own retries would keep the job with the one actor, even where that finds no room any more.)
 """
 
-import atexit
 import importlib.util
 import logging
 import math
@@ -13,522 +14,206 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from queue import SimpleQueue
-from threading import Thread
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from arc_seal.errors import ExecutorClosed, InputError, Status
+from arc_seal.errors import ExecutorClosed, InputError, Status, one_line
 from arc_seal.inner_loop.job import Job, Progress, Report
 from arc_seal.models.weights import ModelSource
-from arc_seal.sandbox import worker
-from arc_seal.sandbox.process import ProcessExecutor, threads_from_settings
-from arc_seal.sandbox.worker import Limits, Outcome, R, limits_from_settings, one_line, positive, reply, whole
+from arc_seal.sandbox.process import ProcessExecutor
+from arc_seal.sandbox.worker import Outcome, R, RaySettings
 
 if TYPE_CHECKING:
-    from ray import ObjectRef
     from ray.actor import ActorHandle
 
-Message = tuple[Progress, ...] | bytes
-"""What a job reported since the last message; or, last of all, the pickled reply."""
+CONNECT_TIMEOUT_S, ENTRY_TIMEOUT_S, SHUTDOWN_TIMEOUT_S = 10.0, 120.0, 10.0
+"""For a cluster's head to accept a connection; for Ray to start or enter a cluster, as it never gives up on one that
+keeps silent; for threads to notice that their actors are gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class ActorSettings:
-    """What an actor is told when it is made.
+class RayExecutor:
+    """Runs jobs on the workers of a Ray cluster, under limits that are enforced. Where it has less room, fewer work."""
 
-    Attributes:
-        source: The pickled model source.
-        limits: What one job may use.
-        threads: Threads of a torch operation; None for torch's default, which Ray sets to the actor's CPUs.
-        load_timeout_s: Wall seconds that loading the model may take.
-        sees_gpus: Whether the worker is to see the GPUs that Ray has given it, or else none at all.
-    """
+    def __init__(self, source: ModelSource, settings: RaySettings) -> None:
+        self._source, self._settings, self.workers = pickle.dumps(source), settings, settings.workers
+        self._actors: set[ActorHandle] = set()
+        self._busy: set[ActorHandle] = set()
+        self._free: list[ActorHandle] = []  # those that have their place; the last one used is the last
+        self._change, self._closed, self._load_ahead = threading.Condition(), False, False
+        self._entry: Future[None] = Future()  # of the cluster
+        self._thread = threading.Thread(target=self._stay, name="ray-cluster", daemon=True)
 
-    source: bytes
-    limits: Limits
-    threads: int | None
-    load_timeout_s: float
-    sees_gpus: bool
+    @classmethod
+    def from_settings(cls, source: ModelSource, **settings: Any) -> Self:
+        """Make one from the settings of conf/executor/ray.yaml; an `InputError` says which is wrong, or Ray missing."""
+        checked = RaySettings.checked(settings)
+        if getattr(importlib.util.find_spec("ray"), "origin", None) is None:  # some folder named ray has no origin
+            raise InputError("executor", "", "Ray (pip install 'arc-seal[ray]')", "no package named ray")
+        return cls(source, checked)
 
-
-class JobActor:
-    """A worker on some node; its methods are called through Ray."""
-
-    def __init__(self, settings: ActorSettings) -> None:
-        _keep_ray_out_of_new_processes()
-        if not settings.sees_gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves them visible
-        self._executor = ProcessExecutor(
-            pickle.loads(settings.source),
-            settings.limits,
-            threads=settings.threads,
-            load_timeout_s=settings.load_timeout_s,
-        )
-
-    def ready(self) -> None:
-        """Come back once the actor is there."""
-
-    def load(self) -> None:
-        """Begin to load the model."""
-        self._executor.start()
-
-    def run(self, job: bytes) -> Iterator[Message]:
-        """Run a pickled job. The first message says only that it has begun."""
-        yield ()
-        said: SimpleQueue[Progress | bytes] = SimpleQueue()
-        Thread(
-            target=lambda: said.put(reply(lambda: self._executor.run_pickled(job, said.put))), name="job", daemon=True
-        ).start()
-        while True:
-            progress = []
-            first = said.get()
-            while isinstance(first, Progress):
-                progress.append(first)
-                if said.empty():
-                    break
-                first = said.get()
-            yield tuple(progress)
-            if isinstance(first, bytes):
-                yield first
-                return
-
-
-def _keep_ray_out_of_new_processes() -> None:
-    """Have no process that is spawned here run Ray's main module again: that would load Ray, for seconds."""
-    main = sys.modules["__main__"]
-    if hasattr(main, "__file__"):
-        del main.__file__
-
-
-# The actors of `ray.py` as the command sees them: made, waited for, replaced when they are lost, ended.
-#
-# One thread does all of that, from the connection to the cluster to its end. The kernel ends a cluster that was
-# started
-# on this machine together with the thread that started it, so that must be one that stays.
-
-OBJECT_STORE_BYTES = 100 << 20
-"""Shared memory of a cluster on this machine: jobs and results are small."""
-
-POLL_S = 0.1
-"""How late an actor that has got its place may be seen."""
-
-ENTRY_S = 120.0
-"""How long Ray may take to start or to enter a cluster; it never gives up on one that keeps silent."""
-
-KNOCK_S = 10.0
-"""How long the head of a cluster may take to accept a connection."""
-
-FAREWELL_S = 10.0
-"""How long threads may take to hear that their actors are gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where the actors are to be.
-
-    Attributes:
-        address: A running cluster's address; None starts one on this machine.
-        workers: How many actors.
-        num_cpus: CPUs that Ray sets aside for each.
-        num_gpus: GPUs that Ray sets aside for each.
-        timeout_s: Wall seconds that the cluster may be without room for a single actor.
-    """
-
-    address: str | None
-    workers: int
-    num_cpus: float
-    num_gpus: float
-    timeout_s: float
-
-
-class Roster:
-    """Keeps as many actors as are wanted and the cluster has room for, and lends them out.
-
-    Args:
-        placement: Where they are to be.
-        settings: What each is told.
-    """
-
-    def __init__(self, placement: Placement, settings: ActorSettings) -> None:
-        self._placement, self._settings = placement, settings
-        self._free: deque[ActorHandle] = deque()
-        self._lent: set[ActorHandle] = set()
-        self._coming: dict[ObjectRef, ActorHandle] = {}
-        self._changed = threading.Condition()
-        self._ahead = self._entered = self._closed = self._left = False
-        self._error: Exception | None = None
-        self._thread: threading.Thread | None = None
-
-    def start(self, *, ahead: bool) -> None:
-        """Begin to connect and to make the actors; does nothing when that is done.
-
-        Args:
-            ahead: Have the actors load their models before they are asked for anything.
-        """
-        with self._changed:
+    def start(self, load: bool = True) -> None:
+        """Have the cluster entered and the workers placed, and their models loaded too, all in the background."""
+        with self._change:
             if self._closed:
                 raise ExecutorClosed
-            self._ahead = self._ahead or ahead
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._keep, name="ray-roster", daemon=True)
+            self._load_ahead |= load
+            if self._thread.ident is None:
                 self._thread.start()
 
-    def take(self) -> "ActorHandle":
-        """An actor that is free, when there is one; it is to be given back or dropped.
-
-        Raises:
-            InputError: When the cluster cannot be reached or has had no room for an actor for too long.
-            ExecutorClosed: When the roster is closed.
-        """
-        with self._changed:
-            self._wait(lambda: self._entered, ENTRY_S, lambda: _no_answer(self._placement, "none"))
-            self._wait(lambda: bool(self._free), self._placement.timeout_s, lambda: _no_room(self._placement))
-            actor = self._free.pop()  # the last one used has its model loaded
-            self._lent.add(actor)
-            return actor
-
-    def give(self, actor: "ActorHandle") -> None:
-        """Take an actor back."""
-        with self._changed:
-            self._lent.discard(actor)
-            self._free.append(actor)
-            self._changed.notify_all()
-
-    def drop(self, actor: "ActorHandle") -> None:
-        """End an actor that is lost or not to be trusted; another takes its place."""
+    def run(self, job: Job[R], report: Report, timeout_s: float | None = None) -> Outcome[R]:
+        """Run a job to its outcome; see `Executor.run`. After a loss, progress begins again."""
+        self.start(load=False)
         import ray
 
-        with self._changed:
-            if not self._left:
-                ray.kill(actor)
-            self._lent.discard(actor)
-            self._changed.notify_all()
+        started, payload, losses, idle_losses = time.perf_counter(), pickle.dumps(job), 0, 0
+        while True:
+            begun = False
+            try:
+                with self._actor() as actor:
+                    for reference in actor.carry_out.options(num_returns="streaming").remote(payload, timeout_s):
+                        match ray.get(reference):
+                            case Outcome() as outcome:
+                                return outcome
+                            case Progress() as progress:
+                                report(progress)
+                        begun = True
+            except ray.exceptions.RayTaskError as error:  # raised by the job
+                raise error.cause from error
+            except ray.exceptions.RayError as error:
+                losses, idle_losses = losses + begun, idle_losses + (not begun)
+                if getattr(error, "actor_init_failed", False) or idle_losses > self._settings.retries + self.workers:
+                    raise  # an actor that was lost before says nothing about the job, but so many are no accident
+                if losses > self._settings.retries and not self._closed:
+                    message = f"lost with its worker {losses} times: {one_line(error)}"
+                    return Outcome(Status.DIED, None, message, time.perf_counter() - started)
 
     def close(self) -> None:
-        """End all actors, then the cluster or the connection that was made for them."""
-        with self._changed:
+        """End the workers, whatever they are doing (elsewhere a moment later), and a cluster started for them."""
+        with self._change:
             self._closed = True
-            self._changed.notify_all()
-        if self._thread is not None:  # where Ray does not come back, the process takes the thread with it
-            self._thread.join(None if self._entered else FAREWELL_S)
-        atexit.unregister(self.close)
+            self._change.notify_all()
+        if self._thread.ident is not None:  # where Ray does not come back, the process takes the thread with it
+            self._thread.join(None if self._entry.done() else SHUTDOWN_TIMEOUT_S)
 
-    def _wait(self, condition: Callable[[], bool], timeout_s: float, complaint: Callable[[], InputError]) -> None:
-        """Wait until a condition holds; the time that some actor is at work does not count."""
-        deadline = time.monotonic() + timeout_s
-        while self._closed or not condition():
-            self._check()
-            if self._lent:
-                deadline = time.monotonic() + timeout_s
-            elif time.monotonic() > deadline:
-                raise complaint()
-            self._changed.wait(1.0)
+    def _stay(self) -> None:
+        """Enter the cluster, have the actors made, leave when closed: in one thread, with which the cluster ends."""
+        import ray
 
-    def _check(self) -> None:
-        if self._closed:
-            raise ExecutorClosed
-        if isinstance(self._error, InputError):
-            raise self._error
-        if self._error is not None:
-            raise RuntimeError("Ray's workers could not be kept up") from self._error
-
-    def _keep(self) -> None:
-        """What the thread does."""
         try:
-            owned = _connect(self._placement)
-            atexit.register(self.close)  # before Ray's own, which knows nothing of this thread
-            try:
-                self._serve()
-            finally:
-                self._leave(owned)
+            owned = _connect(self._settings)
+            for _ in range(self.workers):
+                self._add_actor()
         except Exception as error:  # raised in the threads that wait for an actor
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
-
-    def _serve(self) -> None:
-        import ray
-
-        make = ray.remote(num_cpus=self._placement.num_cpus, num_gpus=self._placement.num_gpus)(JobActor)
-        with self._changed:
-            self._entered = True
-            self._changed.notify_all()
-            while not self._closed:
-                while len(self._free) + len(self._lent) + len(self._coming) < self._placement.workers:
-                    actor = make.remote(self._settings)
-                    self._coming[actor.ready.remote()] = actor
-                self._welcome()
-                self._changed.wait(POLL_S if self._coming else None)
-
-    def _welcome(self) -> None:
-        """Take in the actors that have got their place; one that was lost on the way is made again."""
-        import ray
-
-        waiting = list(self._coming)
-        arrived, _ = ray.wait(waiting, num_returns=len(waiting), timeout=0) if waiting else ([], [])
-        for ready in arrived:
-            actor = self._coming.pop(ready)
-            try:
-                ray.get(ready)
-            except ray.exceptions.RayActorError as error:
-                if error.actor_init_failed:  # as every other would
-                    raise
-                continue
-            if self._ahead:
-                actor.load.remote()
-            self._free.appendleft(actor)
-            self._changed.notify_all()
-
-    def _leave(self, owned: bool) -> None:
-        """End all actors, wait until their jobs' threads have heard of it, and leave Ray if it was entered here."""
-        import ray
-
-        with self._changed:
-            for actor in (*self._free, *self._lent, *self._coming.values()):
+            self._entry.set_exception(error)
+            return
+        self._entry.set_result(None)
+        with self._change:
+            self._change.wait_for(lambda: self._closed)
+            for actor in self._actors:
                 ray.kill(actor)
-            self._free.clear()
-            self._coming.clear()
-            self._changed.wait_for(lambda: not self._lent, FAREWELL_S)
-            self._left = True
+            self._change.wait_for(lambda: not self._busy, SHUTDOWN_TIMEOUT_S)
         if owned:
             ray.shutdown()
 
+    def _add_actor(self) -> None:
+        """Have an actor made, wherever there is room and as soon as there is."""
+        import ray
 
-def _connect(placement: Placement) -> bool:
-    """Enter the cluster. Returns whether it was done here: this process may be in one already, which is then used.
+        place = {"num_cpus": self._settings.num_cpus, "num_gpus": self._settings.num_gpus}
+        actor = ray.remote(**place)(JobActor).remote(self._source, self._settings)
+        self._actors.add(actor)
+        placed = actor.start.remote() if self._load_ahead else actor.__ray_ready__.remote()
+        placed.future().add_done_callback(lambda _: self._free.insert(0, actor))  # in Ray's thread: without the lock
 
-    Raises:
-        InputError: When there is no such cluster, or one on this machine would have too few GPUs.
-    """
+    @contextmanager
+    def _actor(self) -> "Iterator[ActorHandle]":
+        """An actor that has its place and is free, when there is one; after an error, another is made instead of it."""
+        import ray
+
+        started = waiting_since = time.monotonic()
+        with self._change:
+            while self._closed or not self._free:
+                now, entered = time.monotonic(), self._entry.done()
+                if self._closed:
+                    raise ExecutorClosed
+                if entered:
+                    self._entry.result()  # raises what went wrong
+                elif now > started + ENTRY_TIMEOUT_S:
+                    raise _no_answer(self._settings, "none")
+                if self._busy or not entered:  # a cluster with one actor at work has room
+                    waiting_since = now
+                elif now > waiting_since + self._settings.place_timeout_s:
+                    total = ray.cluster_resources()
+                    cluster = f"a cluster of {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
+                    raise _no_room(self._settings, f"none within {self._settings.place_timeout_s:g} s on {cluster}")
+                self._change.wait(0.1)  # the latest that an actor's arrival is seen
+            self._busy.add(actor := self._free.pop())
+        keep = False
+        try:
+            yield actor
+            keep = True
+        finally:  # after an interrupt too: the job may go on, and its worker ends with it
+            with self._change:
+                self._busy.discard(actor)
+                if keep:
+                    self._free.append(actor)
+                elif not self._closed:
+                    ray.kill(actor)
+                    self._actors.discard(actor)
+                    self._add_actor()
+                self._change.notify_all()
+
+
+class JobActor(ProcessExecutor):
+    """A worker on some node; its methods are called through Ray."""
+
+    def __init__(self, source: bytes, settings: RaySettings) -> None:
+        main = sys.modules["__main__"]
+        if hasattr(main, "__file__"):  # a process spawned here would run Ray's main module again, which takes seconds
+            del main.__file__
+        if not settings.num_gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves them visible
+        super().__init__(pickle.loads(source), settings.model_copy(update={"workers": 1}))
+
+    def carry_out(self, job: bytes, timeout_s: float | None) -> Iterator[Progress | Outcome[Any] | None]:
+        """`stream` a pickled job, after a None that says that it has begun."""
+        yield None
+        yield from self.stream(job, timeout_s)
+
+
+def _connect(settings: RaySettings) -> bool:
+    """Enter the cluster. Returns whether it was done here: this process may be in one already, which is then used."""
     import ray
 
     if ray.is_initialized():
         return False
-    if placement.address is not None:
-        _knock(placement)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    here: dict[str, Any] = {
-        "num_cpus": max(1, math.ceil(placement.workers * placement.num_cpus)),  # book-keeping, whatever the cores
-        "object_store_memory": OBJECT_STORE_BYTES,
-        "include_dashboard": False,
-        "_system_config": {"worker_niceness": 0},  # else 15: on a busy machine jobs would miss their deadlines
-    }
+    where: dict[str, Any] = {"address": settings.address or "local"}
+    if settings.address is None:
+        where["num_cpus"] = max(1, math.ceil(settings.workers * settings.num_cpus))  # book-keeping, whatever the cores
+        where |= {"object_store_memory": 100 << 20, "include_dashboard": False}  # jobs and results are small
+        where["_system_config"] = {"worker_niceness": 0}  # else 15: on a busy machine jobs would miss their deadlines
+    host, _, port = (settings.address or "").rpartition(":")
     try:
-        ray.init(
-            address=placement.address or "local",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **({} if placement.address else here),
-        )
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        if placement.address is None:
-            raise
-        raise _no_answer(placement, one_line(error)) from error
+        if host and port.isdecimal():  # a head that is not there Ray would try for ever, in the middle of the terminal
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+        ray.init(**where, logging_level=logging.ERROR, log_to_driver=False)
+    except (OSError, OverflowError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        raise _no_answer(settings, one_line(error)) from error
     gpus = ray.cluster_resources().get("GPU", 0)
-    if placement.address is None and placement.workers * placement.num_gpus > gpus:
+    if settings.address is None and settings.workers * settings.num_gpus > gpus:
         ray.shutdown()
-        raise _no_room(placement, f"a machine with {gpus:g} GPUs for {placement.workers} workers")
+        raise _no_room(settings, f"a machine with {gpus:g} GPUs for {settings.workers} workers")
     return True
 
 
-def _knock(placement: Placement) -> None:
-    """Try HOST:PORT first: Ray would try it for ever, in the middle of the terminal."""
-    host, _, port = (placement.address or "").rpartition(":")
-    if host and port.isdecimal():
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
-        except (OSError, OverflowError) as error:
-            raise _no_answer(placement, one_line(error)) from error
+def _no_answer(settings: RaySettings, found: str) -> InputError:
+    at = settings.address or "this machine"
+    return InputError("executor.address", "", f"a Ray cluster that answers at {at}", found)
 
 
-def _no_answer(placement: Placement, found: str) -> InputError:
-    return InputError(
-        "executor.address", "", f"a Ray cluster that answers at {placement.address or 'this machine'}", found
-    )
-
-
-def _no_room(placement: Placement, found: str = "") -> InputError:
-    import ray
-
-    room = f"room for a worker with num_cpus={placement.num_cpus:g} and num_gpus={placement.num_gpus:g}"
-    if not found:
-        total = ray.cluster_resources()
-        cluster = f"a cluster of {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
-        found = f"none within {placement.timeout_s:g} s on {cluster}"
+def _no_room(settings: RaySettings, found: str) -> InputError:
+    room = f"room for a worker with num_cpus={settings.num_cpus:g} and num_gpus={settings.num_gpus:g}"
     return InputError("executor", "", room, found)
-
-
-# Jobs on a Ray cluster: each worker is an actor that holds a process executor.
-#
-# Timeouts, memory and deaths of a job are the process executor's affair, on whichever node, and come back as the same
-# outcomes as without Ray; they are never tried again. What is lost with an actor or its node is no fault of the
-# job's:
-# the job is sent again, to another actor. Loads Ray when it is first used.
-
-
-class RayExecutor:
-    """Runs jobs on the workers of a Ray cluster, under limits that are enforced.
-
-    Args:
-        source: Where the model comes from; each worker loads it once.
-        limits: As a `ProcessExecutor`'s.
-        placement: Where the workers are to be.
-        threads: Threads of a torch operation in a worker; None for torch's default, which Ray sets to `num_cpus`.
-        load_timeout_s: Wall seconds that loading the model may take, a first download and conversion included.
-        retries: How often a job is sent again that was lost with its worker. One that was lost oftener has died: it may
-            be what takes the machines down.
-    """
-
-    def __init__(
-        self,
-        source: ModelSource,
-        limits: Limits,
-        placement: Placement,
-        *,
-        threads: int | None = None,
-        load_timeout_s: float = 1800.0,
-        retries: int = 3,
-    ) -> None:
-        settings = ActorSettings(pickle.dumps(source), limits, threads, load_timeout_s, placement.num_gpus > 0)
-        self._workers, self._retries = placement.workers, retries
-        self._roster = Roster(placement, settings)
-
-    @classmethod
-    def from_settings(
-        cls,
-        source: ModelSource,
-        *,
-        address: str | None,
-        workers: int,
-        num_cpus: float,
-        num_gpus: float,
-        timeout_s: float,
-        memory_gib: float | None,
-        threads: int | None,
-        load_timeout_s: float,
-        place_timeout_s: float,
-        retries: int,
-    ) -> Self:
-        """Make one from the settings of conf/executor/ray.yaml.
-
-        Raises:
-            InputError: When a setting is out of bounds, or Ray is not installed.
-        """
-        placement = Placement(
-            address=_address(address),
-            workers=whole("executor.workers", workers, 1),
-            num_cpus=_share("executor.num_cpus", num_cpus),
-            num_gpus=_share("executor.num_gpus", num_gpus),
-            timeout_s=positive("executor.place_timeout_s", place_timeout_s, "seconds above 0"),
-        )
-        limits = limits_from_settings(timeout_s, memory_gib)
-        threads = threads_from_settings(threads)
-        load_timeout_s = positive("executor.load_timeout_s", load_timeout_s, "seconds above 0")
-        retries = whole("executor.retries", retries, 0)
-        require_ray()
-        return cls(source, limits, placement, threads=threads, load_timeout_s=load_timeout_s, retries=retries)
-
-    @property
-    def workers(self) -> int:
-        """How many jobs run at the same time, where the cluster has room for as many workers."""
-        return self._workers
-
-    def start(self) -> None:
-        """Have the cluster entered, the workers placed and their models loaded, all in the background."""
-        self._roster.start(ahead=True)
-
-    def run(self, job: Job[R], report: Report) -> Outcome[R]:
-        """Run a job to its outcome. `report` is called in this thread; after a loss, progress begins again.
-
-        Raises:
-            InputError: When the model, or something the job reads, is not as it must be; when the cluster cannot be
-                reached or has no room for a worker.
-            ExecutorClosed: When the executor was closed before there was an outcome.
-            Exception: Whatever else the job raises that is not a job's failure, the worker's traceback in a note.
-        """
-        started, payload, losses, idle_losses = time.perf_counter(), pickle.dumps(job), 0, 0
-        self._roster.start(ahead=False)
-        while True:
-            actor = self._roster.take()
-            try:
-                replied = _send(actor, payload, report)
-            except _Lost as loss:
-                self._roster.drop(actor)
-                losses, idle_losses = losses + loss.begun, idle_losses + (not loss.begun)
-                if losses > self._retries or idle_losses > self._retries + self._workers:
-                    message = f"lost with its worker {losses + idle_losses} times: {loss}"
-                    return Outcome(Status.DIED, None, message, time.perf_counter() - started)
-            except BaseException:  # an interrupt too: the job may go on, and its worker ends with it
-                self._roster.drop(actor)
-                raise
-            else:
-                self._roster.give(actor)
-                return worker.outcome(replied)
-
-    def close(self) -> None:
-        """End the workers, whatever they are doing, and a cluster that was started for them.
-
-        On another cluster the workers are told to end, which they do a moment later.
-        """
-        self._roster.close()
-
-
-class _Lost(Exception):
-    """An actor was lost: its process, its node or the way to it.
-
-    Attributes:
-        begun: Whether the job had begun; else the actor was lost before, and nobody had noticed.
-    """
-
-    def __init__(self, begun: bool, error: Exception) -> None:
-        super().__init__(one_line(error))
-        self.begun = begun
-
-
-def require_ray() -> None:
-    """Check that Ray is installed, without loading it.
-
-    Raises:
-        InputError: When it is not.
-    """
-    spec = importlib.util.find_spec("ray")
-    if spec is None or spec.origin is None:  # some folder named ray has no origin
-        raise InputError("executor", "", "Ray (pip install 'arc-seal[ray]')", "no package named ray")
-
-
-def _send(actor: "ActorHandle", job: bytes, report: Report) -> bytes:
-    """Have an actor run a job; returns its reply."""
-    import ray
-
-    begun = False
-    try:
-        for message in actor.run.options(num_returns="streaming").remote(job):
-            said = ray.get(message)
-            begun = True
-            if isinstance(said, bytes):
-                return said
-            for progress in said:
-                report(progress)
-    except ray.exceptions.RayTaskError:  # a fault of ours in the actor's own code
-        raise
-    except ray.exceptions.RayError as error:
-        raise _Lost(begun, error) from error
-    raise RuntimeError("an actor came to an end without a reply")
-
-
-def _address(address: Any) -> str | None:
-    if address is None or (isinstance(address, str) and address and not address.startswith("ray://")):
-        return address
-    expected = "auto, HOST:PORT of a cluster's head, or null for a cluster on this machine"
-    raise InputError("executor.address", "", expected, repr(address))
-
-
-def _share(setting: str, value: Any) -> float:
-    """Check CPUs or GPUs of one worker; Ray counts parts of one in ten-thousandths."""
-    whole_or_part = isinstance(value, int | float) and not isinstance(value, bool) and (value == 0 or value >= 0.0001)
-    if not whole_or_part or (value > 1 and value != int(value)):
-        raise InputError(setting, "", "0, a part of 1, or a whole number", repr(value))
-    return float(value)

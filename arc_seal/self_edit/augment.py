@@ -15,14 +15,6 @@ TRIES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Augmented:
-    """A training set: distinct contexts of demonstrations, and how often a tool could not make one of this task."""
-
-    examples: tuple[tuple[Demonstration, ...], ...]
-    skipped: int
-
-
-@dataclass(frozen=True, slots=True)
 class NamedView:
     """A view to predict in."""
 
@@ -33,8 +25,12 @@ class NamedView:
     show: Callable[[Grid], Grid | None]
 
 
-def augment(task: Task, self_edit: SelfEdit, toolbox: Toolbox, rng: Random) -> Augmented:
+def augment(
+    task: Task, self_edit: SelfEdit, toolbox: Toolbox, rng: Random
+) -> tuple[tuple[tuple[Demonstration, ...], ...], int]:
     """Make the training set that a self-edit asks for of a task's demonstrations; `rng` draws what tools leave open.
+
+    Returns distinct contexts of demonstrations, and how often a tool could not make one of this task.
 
     The sources are the task itself, then each tool call. They take turns: in round r each is called afresh and gives
     one example, its demonstrations turned so that number r (modulo their number) comes last. Repeats are left out. It
@@ -62,7 +58,7 @@ def augment(task: Task, self_edit: SelfEdit, toolbox: Toolbox, rng: Random) -> A
                 examples.setdefault(demos[after:] + demos[:after])
         turn += 1
         last_new = turn if len(examples) > made else last_new
-    return Augmented(tuple(examples), skipped)
+    return tuple(examples), skipped
 
 
 def views(task: Task, self_edit: SelfEdit | None, toolbox: Toolbox, rng: Random, count: int) -> tuple[NamedView, ...]:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from arc_seal.errors import InputError, InvalidSelfEdit
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training, read
-from arc_seal.self_edit.schema import Bounds, PaperSchema, Rates, Schema, SelfEditSchema, WholeNumbers
-from arc_seal.self_edit.toolbox import Tool, Toolbox
+from arc_seal.self_edit.schema import Rates, Schema, SelfEditSchema, WholeNumbers
+from arc_seal.self_edit.toolbox import Tool
 
 T = TypeVar("T")
 
@@ -28,59 +28,42 @@ OPEN_LENGTH = 4
 """How many items more than it must have a list or string has at most whose schema leaves its length open."""
 
 
-def draw_edit(schema: Schema, rng: Random) -> SelfEdit:
-    """Draw one self-edit; InputError where the bounds leave nothing to draw, TypeError for a form not known here."""
-    match schema:
-        case SelfEditSchema():
-            return RandomEdits(schema.toolbox, schema.bounds).draw(rng)
-        case PaperSchema(bounds=bounds):
-            kinds = schema.json_schema()["properties"]
-            groups = _value(kinds["data_generation"], rng)
-            training = {
-                "strategy": _value(kinds["training"]["properties"]["strategy"], rng),
-                "learning_rate": _hyperparameter(bounds.learning_rate, None, rng),
-                "num_train_epochs": _hyperparameter(bounds.num_train_epochs, None, rng),
-            }
-            return schema.parse({"data_generation": groups, "training": training})
-        case _:
-            raise TypeError(f"{type(schema).__name__} has no random self-edits")
+def draw_edit(schema: Schema, rng: Random, prior: SelfEdit | None = None, near: float = 0.5) -> SelfEdit:
+    """Draw one self-edit by the state of `rng` alone: every one that the schema allows can come.
 
+    In the default form the number of calls is uniform, and each call is of any tool with any arguments, no two equal.
+    Whole-number hyperparameters and choices are uniform, rates log-uniform on the multiples that are allowed. With a
+    prior, each of the default form's is with probability `near` drawn log-uniformly within a factor of two of the
+    prior's, and set to the nearest value that is allowed; a word is taken over.
 
-class RandomEdits:
-    """Draws valid self-edits of the default form: every one that the schema allows can come.
-
-    The number of calls is uniform, and each call is of any tool with any arguments, no two equal. Whole-number
-    hyperparameters and choices are uniform, rates log-uniform on the multiples that are allowed. With a prior, each
-    hyperparameter is with probability `near` drawn log-uniformly within a factor of two of the prior's, and set to the
-    nearest value that is allowed; a word is taken over.
+    InputError where none of many was valid: the bounds contradict one another, or a tool's arguments are held to rules
+    that are not drawn by, such as a pattern.
     """
+    if isinstance(schema, SelfEditSchema):
+        return _valid(lambda: _default_edit(schema, rng, prior, near), "self_edit.bounds", "self-edit")
+    kinds = schema.json_schema()["properties"]
+    groups = _value(kinds["data_generation"], rng)
+    training = {
+        "strategy": _value(kinds["training"]["properties"]["strategy"], rng),
+        "learning_rate": _hyperparameter(schema.bounds.learning_rate, None, rng),
+        "num_train_epochs": _hyperparameter(schema.bounds.num_train_epochs, None, rng),
+    }
+    return schema.parse({"data_generation": groups, "training": training})
 
-    def __init__(self, toolbox: Toolbox, bounds: Bounds, *, prior: SelfEdit | None = None, near: float = 0.5) -> None:
-        self._schema, self._prior, self._near = SelfEditSchema(toolbox, bounds), prior, near
 
-    def draw(self, rng: Random) -> SelfEdit:
-        """Draw one self-edit; it depends on the state of `rng` alone.
-
-        InputError where none of many was valid: the bounds contradict one another, or a tool's arguments are held to
-        rules that are not drawn by, such as a pattern.
-        """
-        return _valid(lambda: self._drawn(rng), "self_edit.bounds", "self-edit")
-
-    def _drawn(self, rng: Random) -> SelfEdit:
-        bounds, wanted = self._schema.bounds, rng.randint(0, self._schema.bounds.max_tools)
-        calls: dict[ToolCall, None] = {}  # a set in order of drawing; fewer than wanted where there are not so many
-        for _ in range(TRIES):
-            if len(calls) == wanted:
-                break
-            calls.setdefault(_call(rng.choice(self._schema.toolbox.tools), rng))
-        training = {}
-        for name in Training.model_fields:
-            centre = None
-            if self._prior is not None and rng.random() < self._near:
-                centre = getattr(self._prior.training, name)
-            training[name] = _hyperparameter(getattr(bounds, name), centre, rng)
-        drawn = SelfEdit(tools=tuple(calls), training=Training.model_validate(training))
-        return self._schema.parse(self._schema.canonical(drawn))
+def _default_edit(schema: SelfEditSchema, rng: Random, prior: SelfEdit | None, near: float) -> SelfEdit:
+    wanted = rng.randint(0, schema.bounds.max_tools)
+    calls: dict[ToolCall, None] = {}  # a set in order of drawing; fewer than wanted where there are not so many
+    for _ in range(TRIES):
+        if len(calls) == wanted:
+            break
+        calls.setdefault(_call(rng.choice(schema.toolbox.tools), rng))
+    training = {}
+    for name in Training.model_fields:
+        centre = getattr(prior.training, name) if prior is not None and rng.random() < near else None
+        training[name] = _hyperparameter(getattr(schema.bounds, name), centre, rng)
+    drawn = SelfEdit(tools=tuple(calls), training=Training.model_validate(training))
+    return schema.parse(schema.canonical(drawn))
 
 
 def _call(tool: Tool, rng: Random) -> ToolCall:

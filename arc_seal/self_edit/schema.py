@@ -6,7 +6,6 @@ its figures can be compared. Known faults of its code are not copied: input and 
 a self-edit that cannot be read is a failure, not zero epochs.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from decimal import Decimal
 from itertools import product
@@ -126,29 +125,17 @@ class PaperBounds(Settings):
     max_examples: int = Field(default=250, ge=1)
 
 
-class Schema(ABC):
+class _Form:
     """One form in which a model may write self-edits."""
 
     _model: type[Strict]  # what the text is held to
-
-    @abstractmethod
-    def menu(self) -> str:
-        """What may be written, for the prompt."""
 
     def json_schema(self) -> dict[str, Any]:
         """JSON schema of the text, for the decoding grammar: each self-edit has one text, without spaces."""
         return {**plain_schema(self._model), "x-guidance": COMPACT}
 
-    @abstractmethod
-    def parse(self, written: str | Mapping[str, Any]) -> SelfEdit:
-        """Read what was written, as text or as its JSON values; InvalidSelfEdit with place, expected and found."""
 
-    def canonical(self, self_edit: SelfEdit) -> str:
-        """The one text of a self-edit in this form, as compact JSON; ValueError where it has none."""
-        return canonical(self_edit)
-
-
-class SelfEditSchema(Schema):
+class SelfEditSchema(_Form):
     """The default form: any calls of the toolbox, and every training hyperparameter."""
 
     def __init__(self, toolbox: Toolbox, bounds: Bounds) -> None:
@@ -163,7 +150,7 @@ class SelfEditSchema(Schema):
         self._model = create_model("SelfEdit", __base__=Strict, tools=tools, training=training)
 
     def menu(self) -> str:
-        """One line a tool, one line a hyperparameter."""
+        """What may be written, for the prompt: one line a tool, one line a hyperparameter."""
         tools = (f"- {tool.menu_line}" for tool in self.toolbox.tools)
         lines = [f"tools (up to {self.bounds.max_tools}, no two equal):", *tools, "training:"]
         for name, allowed in self._allowed.items():
@@ -171,7 +158,10 @@ class SelfEditSchema(Schema):
         return "\n".join(lines)
 
     def parse(self, written: str | Mapping[str, Any]) -> SelfEdit:
-        """Read a self-edit. Arguments of a tool may be left out where it has defaults."""
+        """Read a self-edit, as text or as its JSON values; InvalidSelfEdit with place, expected and found.
+
+        Arguments of a tool may be left out where it has defaults.
+        """
         self_edit = SelfEdit.model_validate(read(written, self._model).model_dump(by_alias=True))
         calls, training = self_edit.tools, self_edit.training
         for index, call in enumerate(calls):
@@ -180,6 +170,10 @@ class SelfEditSchema(Schema):
         if training.batch_size > training.max_examples:
             refuse("training.batch_size", f"at most max_examples, {training.max_examples}", str(training.batch_size))
         return self_edit
+
+    def canonical(self, self_edit: SelfEdit) -> str:
+        """The one text of a self-edit, as compact JSON."""
+        return canonical(self_edit)
 
 
 Strategy = Literal["train_using_all_tokens", "train_using_output_tokens"]
@@ -253,7 +247,7 @@ def compiled(edit: PaperEdit, max_examples: int = 250) -> SelfEdit:
     return SelfEdit(tools=tuple(tools), training=training)
 
 
-class PaperSchema(Schema):
+class PaperSchema(_Form):
     """The paper's form: four booleans, a strategy, a learning rate and epochs."""
 
     _model: type[PaperEdit]
@@ -265,7 +259,7 @@ class PaperSchema(Schema):
         self._model = create_model("Edit", __base__=PaperEdit, training=training)
 
     def menu(self) -> str:
-        """One line a field."""
+        """What may be written, for the prompt: one line a field."""
         return f"""\
 data_generation (each true or false):
 - use_basic_augmentations: rotations, flips, reflections, a shift, transpose
@@ -282,7 +276,7 @@ training:
         return compiled(read(written, self._model), self.bounds.max_examples)
 
     def canonical(self, self_edit: SelfEdit) -> str:
-        """The paper's text of a self-edit that was compiled from it."""
+        """The paper's text of a self-edit that was compiled from it; ValueError where it has none."""
         rate, epochs = self_edit.training.learning_rate, self_edit.training.epochs
         for strategy, uses in product(get_args(Strategy), product((False, True), repeat=len(_GROUPS))):
             training = PaperTraining(strategy=strategy, learning_rate=rate, num_train_epochs=epochs)
@@ -291,3 +285,7 @@ training:
             if compiled(edit, self.bounds.max_examples) == self_edit:
                 return canonical(edit)
         raise ValueError("this self-edit has no text in the paper's form")
+
+
+Schema = SelfEditSchema | PaperSchema
+"""A form in which a model may write self-edits."""

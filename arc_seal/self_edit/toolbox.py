@@ -44,10 +44,7 @@ class View:
 
     @classmethod
     def mapped(cls, task: Task, change: Change, undo: Change) -> "View":
-        """The view with the cells of every grid changed, a GridError where that makes no grid.
-
-        The inverse refuses a grid that `change` never makes.
-        """
+        """The view with every grid's cells changed, or a GridError; the inverse refuses what `change` never makes."""
 
         def invert(grid: Grid) -> Grid:
             original = grid.mapped(undo)
@@ -100,8 +97,7 @@ class Toolbox:
         files: list[Path] = []
         for folder in dict.fromkeys(Path(folder).resolve() for folder in folders):
             if not folder.is_dir():
-                found = "a file" if folder.exists() else "nothing there"
-                raise InputError(str(folder), "", "a folder of tools", found)
+                raise InputError(str(folder), "", "a folder of tools", "a file" if folder.exists() else "nothing there")
             files += sorted(file for file in folder.glob("*.py") if not file.name.startswith("_"))
         if not files:
             raise InputError(", ".join(map(str, folders)) or "toolbox", "", "at least one tool file", "none")
@@ -126,30 +122,23 @@ class Toolbox:
 
 @lru_cache(maxsize=8)
 def _load(files: tuple[tuple[Path, int], ...]) -> Toolbox:
-    found: dict[str, ToolFile] = {}
+    found: dict[str, tuple[Path, Callable[..., View], list[inspect.Parameter]]] = {}
     for file, _ in files:
         if file.stem in found:
-            raise InputError(str(file), "", "a name that no other tool has", f"that of {found[file.stem].file}")
-        found[file.stem] = _read(file)
-    simple = {name: _tool(found[name], None) for name in sorted(found) if not found[name].takes_steps}
+            raise InputError(str(file), "", "a name that no other tool has", f"that of {found[file.stem][0]}")
+        found[file.stem] = (file, *_read(file))
+    simple = {
+        name: _tool(*found[name], None)
+        for name in sorted(found)
+        if not any(_takes_steps(argument.annotation) for argument in found[name][2])
+    }
     step = _one_of(tuple(simple.values()))
-    tools = tuple(simple.get(name) or _tool(found[name], step) for name in sorted(found))
+    tools = tuple(simple.get(name) or _tool(*found[name], step) for name in sorted(found))
     return Toolbox(tools, _one_of(tools))
 
 
-@dataclass(frozen=True, slots=True)
-class ToolFile:
-    """A tool file as it was read: its function, the docstring's first line, and arguments sorted by name."""
-
-    file: Path
-    function: Callable[..., View]
-    summary: str
-    arguments: list[inspect.Parameter]
-    takes_steps: bool
-
-
-def _read(file: Path) -> ToolFile:
-    """Run a tool file, and check how its function is declared."""
+def _read(file: Path) -> tuple[Callable[..., View], list[inspect.Parameter]]:
+    """Run a tool file, and check how its function is declared; the function, and its arguments sorted by name."""
     name = file.stem
     try:
         function = runpy.run_path(str(file), run_name=f"arc_seal_tool_{name}").get(name)
@@ -160,8 +149,7 @@ def _read(file: Path) -> ToolFile:
         raise InputError(str(file), "", "a file that can be imported", found) from error
     if not inspect.isfunction(function):
         raise InputError(str(file), "", f"a function {name}", "none" if function is None else type(function).__name__)
-    documentation = inspect.getdoc(function)
-    if not documentation:
+    if not inspect.getdoc(function):
         raise InputError(str(file), name, "a docstring, whose first line goes into the prompt's menu", "none")
     try:
         signature = inspect.signature(function, eval_str=True)
@@ -179,33 +167,31 @@ def _read(file: Path) -> ToolFile:
             raise InputError(str(file), place, f"a name other than {' and '.join(RESERVED)}", parameter.name)
         if parameter.annotation is parameter.empty:
             raise InputError(str(file), place, "an annotation such as Literal['a', 'b']", "none")
-    arguments = sorted(parameters[2:], key=lambda parameter: parameter.name)
-    takes_steps = any(_takes_steps(argument.annotation) for argument in arguments)
-    return ToolFile(file, function, documentation.splitlines()[0].strip(), arguments, takes_steps)
+    return function, sorted(parameters[2:], key=lambda parameter: parameter.name)
 
 
 def _takes_steps(annotation: Any) -> bool:
     return annotation is Step or Step in getattr(annotation, "__parameters__", ())
 
 
-def _tool(read: ToolFile, step: Any) -> Tool:
+def _tool(file: Path, function: Callable[..., View], parameters: list[inspect.Parameter], step: Any) -> Tool:
     """Finish a tool: `step` is what its steps may be, None when there is no tool that could be one."""
-    name = read.file.stem
+    name, summary = file.stem, (inspect.getdoc(function) or "").splitlines()[0].strip()
     fields: dict[str, Any] = {"tool": (Literal[name], ...)}
     arguments = []
-    for index, parameter in enumerate(read.arguments):
+    for index, parameter in enumerate(parameters):
         kind = parameter.annotation
         if _takes_steps(kind):
             if step is None:
-                raise InputError(str(read.file), name, "other tools to take as steps", "none in the toolbox")
+                raise InputError(str(file), name, "other tools to take as steps", "none in the toolbox")
             kind = step if kind is Step else kind[step]
         default = ... if parameter.default is parameter.empty else parameter.default
         # Fields are numbered and named by alias, for an argument may have a name that pydantic keeps for itself.
         fields[f"argument_{index}"] = (kind, Field(default, alias=parameter.name))
-        allowed = _checked(str(read.file), f"{name}, parameter {parameter.name}", kind, default)
+        allowed = _checked(str(file), f"{name}, parameter {parameter.name}", kind, default)
         arguments.append(f"{parameter.name}: {allowed}")
     call = create_model(name, __base__=Strict, **fields)
-    return Tool(name, read.function, call, plain_schema(call), f"{name}({', '.join(arguments)}): {read.summary}")
+    return Tool(name, function, call, plain_schema(call), f"{name}({', '.join(arguments)}): {summary}")
 
 
 def _checked(file: str, place: str, kind: Any, default: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+import numpy as np
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
@@ -91,10 +92,9 @@ def grid_lines(grid: Grid, cell_width: int, differing: frozenset[tuple[int, int]
 
 def differing_cells(grid: Grid | None, solution: Grid | None) -> frozenset[tuple[int, int]]:
     """The cells (row, column) in which two grids differ; none where their sizes differ or one is missing."""
-    if grid is None or solution is None or (grid.height, grid.width) != (solution.height, solution.width):
+    if grid is None or solution is None or grid.array.shape != solution.array.shape:
         return frozenset()
-    pairs = enumerate(zip(grid.cells, solution.cells, strict=True))
-    return frozenset(divmod(index, grid.width) for index, (found, wanted) in pairs if found != wanted)
+    return frozenset((row, column) for row, column in np.argwhere(grid.array != solution.array).tolist())
 
 
 def size(grid: Grid) -> str:

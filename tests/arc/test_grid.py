@@ -1,5 +1,7 @@
 """The grid and the task: what may be one, and what follows from it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,6 +32,26 @@ def test_equal_grids_are_equal_keys_and_shape_counts(grid: Grid) -> None:
 )
 def test_what_is_no_grid_is_refused(rows: list[list[int]]) -> None:
     with pytest.raises(GridError):
+        Grid.from_rows(rows)
+    with pytest.raises(ValidationError):
+        TypeAdapter(Grid).validate_python(rows)
+
+
+@given(grids())
+def test_arrays_are_taken_for_rows(grid: Grid) -> None:
+    wide = grid.array.astype(np.int64)
+    for rows in (grid.array, wide, np.asfortranarray(wide), [list(row) for row in wide]):
+        assert Grid.from_rows(rows) == grid
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [None, 3, "12", b"12", {}, [None], np.array(None), np.array(3), np.zeros(3, int), np.zeros((1, 1, 1), int),
+     np.zeros((2, 2)), np.zeros((2, 2), bool), np.full((1, 1), 10), np.zeros((0, 3), int), [np.array(1)],
+     [[np.int64(-1)]], [[np.bool_(True)]]],
+)  # fmt: skip
+def test_rows_that_are_none_are_refused(rows: Any) -> None:
+    with pytest.raises(GridError, match=r"expected .*, found "):
         Grid.from_rows(rows)
     with pytest.raises(ValidationError):
         TypeAdapter(Grid).validate_python(rows)

@@ -118,9 +118,13 @@ FILES: dict[str, tuple[str, str]] = {
         f'{{"train": {{"a": 1, "a": 2}}, "train": [{PAIR}], "test": {TEST}}}',
         ': expected each key once, found "train" twice',
     ),
-    "null for an output": (
-        f'{{"train": [{PAIR}], "test": [{{"input": [[1]], "output": null}}]}}',
-        ": test[0].output: expected a list of rows, found null",
+    "null for a demonstration's output": (
+        f'{{"train": [{{"input": [[1]], "output": null}}], "test": {TEST}}}',
+        ": train[0].output: expected a list of rows, found null",
+    ),
+    "null for some test outputs": (
+        f'{{"train": [{PAIR}], "test": [{PAIR}, {{"input": [[1]], "output": null}}]}}',
+        ": test: expected an output for each test input, or for none, found 1 of 2",
     ),
     "many keys": (
         json.dumps(dict.fromkeys(map(str, range(100)))),
@@ -174,8 +178,62 @@ def test_refuses_a_folder_where_a_file_is_wanted(tmp_path: Path) -> None:
         read_json(tmp_path)
 
 
+def test_refuses_a_pipe_and_a_device_without_reading_them(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "task.json")
+    for path in (tmp_path / "task.json", Path("/dev/zero")):
+        assert refusal(path) == f"{path}: expected a file that can be read, found a pipe or a device"
+
+
+def test_refuses_a_file_that_is_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # a hole: it takes no disk
+    assert refusal(path) == f"{path}: expected a file of at most 64 MB, found a larger one"
+
+
 def test_refuses_a_folder_without_tasks(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{tmp_path}: expected a folder of tasks, ID.json each, found no .json file in it"
+
+
+LINES = {
+    "bad line": ("{}\n\n{oops}\n", ": line 3, column 2: expected JSON, found "),
+    "cut off": ('{"id": 1}\n{"a"', ": line 2, column 5: expected JSON, found "),
+    "bad task": (f'{{"id": "aa", "train": 3, "test": {TEST}}}', ": aa.train: expected a list, found 3"),
+    "no tasks": ('{"loss": 1}\n{"loss": 2}', ': expected an object with "train", found only "x-1", "x-2"'),
+    "id twice": (f'{{"id": 1, "test": {TEST}}}\n' * 2, ": expected each task id once, found one twice"),
+    "nothing": ("", ': expected an object with "train", found {}'),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), LINES.values(), ids=LINES)
+def test_refuses_json_lines_that_are_no_tasks(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(text)
+    assert refusal(path).startswith(f"{path}{message}")
+
+
+FORMS = {
+    "solutions": ('{"aa": [[[1]]]}', "a file of solutions"),
+    "submission": ('{"aa": [{"attempt_1": [[0]], "attempt_2": [[0]]}]}', "a submission"),
+    "official submission": ('[{"attempt_1": {"answer": [[0]]}}]', "a submission"),
+}
+
+
+@pytest.mark.parametrize(("text", "form"), FORMS.values(), ids=FORMS)
+def test_refuses_a_competitions_other_files_and_names_the_right_ones(tmp_path: Path, text: str, form: str) -> None:
+    path = tmp_path / "x_solutions.json"
+    path.write_text(text)
+    assert refusal(path) == f"{path}: expected a task or a file of tasks, found {form}"
+    for name in ("x_challenges.json", "y_challenges.json"):
+        (tmp_path / name).touch()
+    names = "here 'x_challenges.json', 'y_challenges.json'"
+    assert refusal(path) == f"{path}: expected a task or a file of tasks, {names}, found {form}"
+    names = "or one of its files 'x_challenges.json', 'y_challenges.json'"
+    assert refusal(tmp_path) == f"{tmp_path}: expected a folder of tasks, {names}, found a competition's files"
+
+
+def test_refuses_a_list_of_one_pair(tmp_path: Path) -> None:
+    assert_refused(tmp_path, f"[{PAIR}]", ": train: expected at least one pair, found an empty list")
 
 
 def test_refuses_a_folder_that_may_not_be_read(tmp_path: Path) -> None:
@@ -225,7 +283,7 @@ SOLUTIONS = {
     "not a list": ('{"aa": 5}', ": aa: expected a list, found 5"),
     "a bad cell": ('{"aa": [[[10]]]}', ": aa[0][0][0]: expected an integer 0 to 9, found 10"),
     "a task without solution": ("{}", ": expected a solution of task aa, found none"),
-    "a solution without task": ('{"aa": [[[1]]], "aab": [[[1]]]}', " (did you mean 'aa'?), found \"aab\""),
+    "another task's solution": ('{"aab": [[[1]]]}', ": expected a solution of task aa, found none"),
     "not JSON": ("oops", ': line 1, column 1: expected JSON, found "oops" (expecting value)'),
     "id twice": ('{"aa": [[[1]]], "aa": [[[1]]]}', ': expected each key once, found "aa" twice'),
 }

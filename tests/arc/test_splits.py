@@ -1,6 +1,8 @@
 """The splits: that they are what their rules give, and that nothing measured or tuned on is trained on."""
 
 from collections import Counter
+from collections.abc import Iterable
+from hashlib import sha256
 
 import numpy as np
 import pytest
@@ -8,11 +10,9 @@ import pytest
 from arc_seal.arc.datasets import DEV, EVALUATION_SAMPLE, SEAL_HELD_OUT, SEAL_TRAINING, load_task, load_tasks
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.splits import (
-    DEV_CONTEXT_TOKENS,
-    SAMPLE_CONTEXT_TOKENS,
+    EVALUATION_SETS,
     UNTRAINED,
-    choose_dev,
-    choose_evaluation_sample,
+    Contamination,
     context_tokens,
     excluded,
     never_trained,
@@ -21,6 +21,12 @@ from arc_seal.arc.splits import (
     untrained,
 )
 from arc_seal.arc.task import Demonstration, Entry, Task
+
+DEV_TASKS, DEV_CONTEXT_TOKENS = 40, 1200
+"""Tasks of `arcagi1/dev`, and their longest context: tuning takes many runs, which longer ones would make slow."""
+
+SAMPLE_TASKS, SAMPLE_CONTEXT_TOKENS = 60, 2048
+"""Tasks of `arcagi1/evaluation_sample`, and their longest context."""
 
 
 def test_the_dev_split_is_what_its_rule_gives() -> None:
@@ -31,6 +37,24 @@ def test_the_dev_split_is_what_its_rule_gives() -> None:
 def test_the_evaluation_sample_is_what_its_rule_gives() -> None:
     assert choose_evaluation_sample() == EVALUATION_SAMPLE
     assert len(set(EVALUATION_SAMPLE)) == 60
+
+
+def choose_dev() -> tuple[str, ...]:
+    """The ids of `arcagi1/dev`: of arcagi1/training, what is not contaminated by an evaluation set or SEAL's twelve."""
+    unseen = Contamination.of({spec: load_tasks(spec) for spec in (*EVALUATION_SETS, "seal/training")})
+    entries = [entry for entry in load_tasks("arcagi1/training") if unseen.reason(entry) is None]
+    return _chosen(entries, DEV_TASKS, DEV_CONTEXT_TOKENS, "arc-seal dev")
+
+
+def choose_evaluation_sample() -> tuple[str, ...]:
+    """The ids of `arcagi1/evaluation_sample`: of all of arcagi1/evaluation, SEAL's eight as likely as any other."""
+    return _chosen(load_tasks("arcagi1/evaluation"), SAMPLE_TASKS, SAMPLE_CONTEXT_TOKENS, "arc-seal evaluation sample")
+
+
+def _chosen(entries: Iterable[Entry], count: int, longest: int, salt: str) -> tuple[str, ...]:
+    """The first ids in the order of their salted hashes whose context is short enough, in alphabetical order."""
+    ids = [task.id for task, _ in entries if context_tokens(task) <= longest]
+    return tuple(sorted(sorted(ids, key=lambda task_id: sha256(f"{salt} {task_id}".encode()).digest())[:count]))
 
 
 def test_contexts_are_no_longer_than_said() -> None:

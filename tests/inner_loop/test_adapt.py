@@ -19,14 +19,14 @@ from arc_seal.models.prompt import demonstrations_prompt
 from arc_seal.models.scripted import ScriptedSource
 from arc_seal.models.weights import GridSource, ModelSource
 from arc_seal.sandbox.process import ProcessExecutor
-from arc_seal.sandbox.worker import InlineExecutor, Limits
+from arc_seal.sandbox.worker import InlineExecutor, Limits, ProcessSettings
 from arc_seal.self_edit.edit import ToolCall
 from tests.inner_loop.builders import TURNS, copying_task, ignore, job
 from tests.models.builders import MODELS, MakeModel, grid_model, grid_network
 from tests.self_edit.builders import edit, random_task
 
 TASK = copying_task()
-LIMITS = Limits(timeout_s=120)
+TIMEOUT_S = 120.0
 
 
 @pytest.fixture(params=MODELS)
@@ -68,7 +68,7 @@ def test_seed_fixes_everything_but_the_time(make: MakeModel, model: Model) -> No
 
 def test_worker_process_comes_to_the_same(model: Model, source: ModelSource) -> None:
     # As many threads as here: sums of floating-point numbers depend on how they are split.
-    executor = ProcessExecutor(source, LIMITS, threads=torch.get_num_threads())
+    executor = ProcessExecutor(source, ProcessSettings(timeout_s=TIMEOUT_S, threads=torch.get_num_threads()))
     try:
         outcome = executor.run(job(TASK), ignore)
     finally:

@@ -16,14 +16,14 @@ from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Attempt, Candidate, Examination, Result, TrainingRecord
 from arc_seal.outer_loop.ledger import Ledger, Policy
 from arc_seal.outer_loop.rollout import Rollout
-from arc_seal.self_edit.random_edit import RandomEdits
-from arc_seal.self_edit.schema import Bounds
+from arc_seal.self_edit.random_edit import draw_edit
+from arc_seal.self_edit.schema import Bounds, SelfEditSchema
 from tests.arc.strategies import grids
 from tests.outer_loop.fakes import RIGHT
 from tests.outer_loop.ledger_builders import policy, proposal, rollout
 from tests.self_edit.builders import TOOLBOX, random_task
 
-BOUNDS = Bounds()
+SCHEMA = SelfEditSchema(TOOLBOX, Bounds())
 NUMBERS = st.floats(allow_nan=False)
 TEXTS = st.text(max_size=20)
 NONE = st.none()
@@ -49,7 +49,7 @@ ROLLOUTS = st.builds(
     **KEYS,
     seed=st.integers(0, 2**31 - 1),
     completion=NONE | TEXTS,
-    self_edit=NONE | st.integers(0, 9).map(lambda seed: RandomEdits(TOOLBOX, BOUNDS).draw(random.Random(seed))),
+    self_edit=NONE | st.integers(0, 9).map(lambda seed: draw_edit(SCHEMA, random.Random(seed))),
     status=st.sampled_from(Status),
     message=TEXTS,
     writing_s=NUMBERS,

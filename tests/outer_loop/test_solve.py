@@ -53,7 +53,7 @@ def solve(
     timeout_s: float = 120.0,
     **settings: Any,
 ) -> tuple[Solved, Notes]:
-    executor, notes = InlineExecutor(ScriptedSource(tuple(completions)), Limits(timeout_s)), Notes()
+    executor, notes = InlineExecutor(ScriptedSource(tuple(completions)), Limits(timeout_s=timeout_s)), Notes()
     return solve_task(task, solution, executor, changed(SETTINGS, **settings), notes), notes
 
 

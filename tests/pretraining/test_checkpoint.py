@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from arc_seal.errors import InputError
 from arc_seal.files import UNFINISHED, write_whole
 from arc_seal.models.grid_network import GridForCausalLM
-from arc_seal.pretraining.loop import Checkpoint, Clock, claimed, opened_log, read_clock
+from arc_seal.pretraining.loop import Checkpoint, Clock, claimed, opened_log, read_checkpoint
 from arc_seal.pretraining.optim import OptimizerSettings, make_optimizers
 from arc_seal.pretraining.stream import Position
 from tests.models.builders import grid_network
-from tests.pretraining.tiny import PROCESSES, die, is_same
+from tests.pretraining.tiny import PROCESSES, die, is_same, read_clock
 
 IDENTITY = {"seed": 0, "data.max_tokens": 900, "weights": None}
 AS_BEFORE = ", as the run has it that goes on here (or another folder)"
@@ -105,7 +105,7 @@ def cut(share: float) -> Callable[[Path], object]:
 )
 def test_a_torn_or_foreign_file_is_refused_in_one_line(path: Path, spoil: Callable[[Path], object]) -> None:
     spoil(path)
-    for reading in (Checkpoint(path, *trained(0, updates=0), IDENTITY).restore, lambda: read_clock(path)):
+    for reading in (Checkpoint(path, *trained(0, updates=0), IDENTITY).restore, lambda: read_checkpoint(path)):
         with pytest.raises(InputError, match=r"checkpoint\.pt: expected a checkpoint, found \S") as caught:
             reading()
         assert "\n" not in str(caught.value)

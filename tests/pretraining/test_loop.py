@@ -11,7 +11,7 @@ import torch
 
 from arc_seal.errors import Diverged, InputError
 from arc_seal.files import UNFINISHED
-from arc_seal.pretraining.loop import LATEST, STABLE, PretrainingProgress, read_clock
+from arc_seal.pretraining.loop import LATEST, STABLE, PretrainingProgress
 from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.stream import Chunks, DataSettings
 from tests.models.builders import grid_network
@@ -21,6 +21,7 @@ from tests.pretraining.tiny import (
     TOKENS,
     interruptible,
     is_same,
+    read_clock,
     state_of,
     tiny_pool,
     train,

@@ -13,6 +13,7 @@ from arc_seal.arc.task import Demonstration, Solution, Task
 from arc_seal.errors import InputError
 from arc_seal.pretraining.pool import Pool
 from tests.arc.strategies import grids, solved_tasks, tasks
+from tests.pretraining.tiny import pool_of
 
 Pairs = dict[str, list[Demonstration]]
 
@@ -55,28 +56,6 @@ def test_arrays_are_the_grids(pairs: Pairs) -> None:
         assert (*pool.shapes[number],) and [tuple(shape) for shape in pool.shapes[number]] == [shown.shape, made.shape]
 
 
-@settings(max_examples=50)
-@given(pairs=pairs_of_tasks, data=st.data())
-def test_where_keeps_the_pairs_that_are_marked(pairs: Pairs, data: st.DataObject) -> None:
-    marked = {task_id: [(pair, data.draw(st.booleans())) for pair in each] for task_id, each in pairs.items()}
-    keep = np.array([kept for each in marked.values() for _, kept in each], np.bool_)
-    expected = {task_id: [pair for pair, kept in each if kept] for task_id, each in marked.items()}
-    assert held(Pool.from_pairs(pairs).where(keep)) == expected
-
-
-@settings(max_examples=50)
-@given(first=pairs_of_tasks, second=pairs_of_tasks)
-def test_pools_merge(first: Pairs, second: Pairs) -> None:
-    second = {task_id: each for task_id, each in second.items() if task_id not in first}
-    assert held(Pool.merged([Pool.from_pairs(first), Pool.from_pairs(second)])) == first | second
-    assert held(Pool.merged([])) == {}
-
-
-def test_a_task_in_two_pools_is_refused() -> None:
-    with pytest.raises(ValueError, match="task aa is in two pools"):
-        Pool.merged([Pool.from_pairs(PAIRS), Pool.from_pairs({"aa": []})])
-
-
 @settings(max_examples=20)
 @given(pairs=pairs_of_tasks)
 def test_a_pool_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFactory, pairs: Pairs) -> None:
@@ -88,11 +67,7 @@ def test_a_pool_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFacto
 
 def test_arrays_cannot_be_written_to(tmp_path: Path) -> None:
     Pool.from_pairs(PAIRS).save(tmp_path / "pool.npz")
-    for pool in (
-        Pool.from_pairs(PAIRS),
-        Pool.load(tmp_path / "pool.npz"),
-        Pool.from_pairs(PAIRS).where(np.array([True, False, True])),
-    ):
+    for pool in (Pool.from_pairs(PAIRS), Pool.load(tmp_path / "pool.npz")):
         with pytest.raises(ValueError, match="read-only"):
             pool.pair(0)[0][0, 0] = 1
 
@@ -100,7 +75,7 @@ def test_arrays_cannot_be_written_to(tmp_path: Path) -> None:
 @given(entry=solved_tasks())
 def test_real_tasks_give_their_test_pairs_too(entry: tuple[Task, Solution]) -> None:
     task, solution = entry
-    pairs = Pool.from_entries([entry]).pairs(task.id)
+    pairs = pool_of([entry]).pairs(task.id)
     assert pairs[: len(task.demos)] == list(task.demos)
     assert [(pair.input, pair.output) for pair in pairs[len(task.demos) :]] == [
         *zip(task.queries, solution.outputs, strict=True)
@@ -109,16 +84,14 @@ def test_real_tasks_give_their_test_pairs_too(entry: tuple[Task, Solution]) -> N
 
 @given(task=tasks())
 def test_a_task_without_solution_gives_its_demonstrations(task: Task) -> None:
-    assert Pool.from_entries([(task, None)]).pairs(task.id) == list(task.demos)
+    assert pool_of([(task, None)]).pairs(task.id) == list(task.demos)
 
 
 def test_a_real_set() -> None:
     entries = load_tasks("arcagi1/training")
-    pool = Pool.from_entries(entries)
+    pool = pool_of(entries)
     assert len(pool.task_ids) == 400
     assert len(pool) == sum(len(task.demos) + len(task.queries) for task, _ in entries) == 1718
-    with pytest.raises(ValueError, match=f"task {entries[0][0].id} comes twice"):
-        Pool.from_entries([entries[0], entries[0]])
 
 
 def test_a_task_that_is_not_there() -> None:

@@ -1,11 +1,9 @@
 """RE-ARC's generators: one pair at a time, within limits, and nothing but the random generator decides it."""
 
-import pickle
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
@@ -19,7 +17,7 @@ from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Demonstration
 from arc_seal.errors import InputError
 from arc_seal.pretraining import re_arc
-from arc_seal.pretraining.re_arc import Fault, NoPair, PairLimits, generate
+from arc_seal.pretraining.re_arc import TOO_LARGE, UNCHANGED, PairLimits, generate
 from tests.pretraining.builders import TASK_IDS, needs_re_arc
 
 Generator = Callable[[Random, float, float], Any]
@@ -37,14 +35,14 @@ def test_every_training_task_has_a_generator() -> None:
 @given(task_id=st.sampled_from(TASK_IDS), seed=st.integers(0, 2**32), max_cells=st.integers(200, 450))
 def test_a_pair_is_within_the_limits_and_depends_on_the_seed_alone(task_id: str, seed: int, max_cells: int) -> None:
     limits = PairLimits(max_cells=max_cells, tries=50)
-    pair = generate(task_id, Random(seed), limits)
+    pair = made(task_id, seed, limits)
     assert len(pair.input.cells) + len(pair.output.cells) <= max_cells
     assert generate(task_id, Random(seed), limits) == pair
 
 
 @needs_re_arc
 def test_seeds_make_different_pairs_small_and_large() -> None:
-    pairs = {generate("a5f85a15", Random(seed)) for seed in range(30)}
+    pairs = {made("a5f85a15", seed) for seed in range(30)}
     sizes = [len(pair.input.cells) for pair in pairs]
     assert len(pairs) > 20
     assert min(sizes) < 50 < 100 < max(sizes)
@@ -54,18 +52,15 @@ def test_seeds_make_different_pairs_small_and_large() -> None:
 def test_a_pair_follows_the_rule_of_its_task() -> None:
     """d0f5fe59 counts objects: n of them make an n by n diagonal."""
     for seed in range(10):
-        output = generate("d0f5fe59", Random(seed)).output.array
+        output = made("d0f5fe59", seed).output.array
         colours = [output[place, place] for place in range(len(output))]
         assert output.shape == (len(colours), len(colours))
         assert len(set(colours)) == 1
 
 
 @needs_re_arc
-def test_too_small_a_limit_is_said_with_its_reason() -> None:
-    with pytest.raises(NoPair, match=r"the generator of a5f85a15: made grids too large \(16\)") as caught:
-        generate("a5f85a15", Random(0), PairLimits(max_cells=1))
-    again = pickle.loads(pickle.dumps(caught.value))
-    assert (str(again), again.faults) == (str(caught.value), {Fault.LARGE: 16})
+def test_too_small_a_limit_gives_no_pair() -> None:
+    assert generate("a5f85a15", Random(0), PairLimits(max_cells=1)) is None
 
 
 @needs_re_arc
@@ -128,21 +123,21 @@ def hang(rng: Random, least: float, greatest: float) -> Any:
 @pytest.mark.parametrize(
     ("generator", "fault"),
     [
-        (raise_an_error, Fault.RAISED),
-        (draw_for_ever, Fault.ENDLESS),
-        (hang, Fault.SLOW),
-        (lambda *_: None, Fault.MALFORMED),
-        (lambda *_: {"input": ((1, 2), (3,)), "output": ((1,),)}, Fault.MALFORMED),
-        (lambda *_: {"input": ((1,),), "output": ((10,),)}, Fault.MALFORMED),
-        (lambda *_: {"input": ((1,),), "output": ((0,) * 31,)}, Fault.MALFORMED),
-        (lambda *_: {"input": ((1,),), "output": ((0,) * 30,) * 20}, Fault.LARGE),
-        (lambda *_: {"input": ((1, 2),), "output": ((1, 2),)}, Fault.UNCHANGED),
+        (raise_an_error, "raised an error"),
+        (draw_for_ever, "drew too often"),
+        (hang, "took too long"),
+        (lambda *_: None, "made no grids"),
+        (lambda *_: {"input": ((1, 2), (3,)), "output": ((1,),)}, "made no grids"),
+        (lambda *_: {"input": ((1,),), "output": ((10,),)}, "made no grids"),
+        (lambda *_: {"input": ((1,),), "output": ((0,) * 31,)}, "made no grids"),
+        (lambda *_: {"input": ((1,),), "output": ((0,) * 30,) * 20}, TOO_LARGE),
+        (lambda *_: {"input": ((1, 2),), "output": ((1, 2),)}, UNCHANGED),
     ],
 )
-def test_an_attempt_that_fails_says_why(generator: Generator, fault: Fault) -> None:
+def test_an_attempt_that_fails_says_why(generator: Generator, fault: str) -> None:
     with pytest.raises(re_arc._Failed) as caught:
         attempted(generator, PairLimits(draws=1000, cpu_s=0.5))
-    assert caught.value.fault is fault
+    assert str(caught.value) == fault
 
 
 def hang_again(shown: Any) -> Any:
@@ -152,22 +147,25 @@ def hang_again(shown: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("verifier", "fault"),
-    [(lambda shown: ((6,),), Fault.WRONG), (lambda shown: shown[7], Fault.WRONG), (hang_again, Fault.SLOW)],
+    [
+        (lambda shown: ((6,),), "failed the task's verifier"),
+        (lambda shown: shown[7], "raised an error"),
+        (hang_again, "took too long"),
+    ],
 )
-def test_a_pair_that_the_verifier_solves_otherwise_is_none(verifier: Callable[[Any], Any], fault: Fault) -> None:
+def test_a_pair_that_the_verifier_solves_otherwise_is_none(verifier: Callable[[Any], Any], fault: str) -> None:
     with pytest.raises(re_arc._Failed) as caught:
         attempted(lambda *_: SMALL, PairLimits(cpu_s=0.5), verifier)
-    assert caught.value.fault is fault
+    assert str(caught.value) == fault
 
 
 @needs_re_arc
 def test_a_rule_that_leaves_easy_grids_as_they_are_is_drawn_harder() -> None:
     limits = PairLimits(max_cells=1800, hardest=(0.1, 0.1), tries=30)
     for seed in range(10):
-        pair = generate("11852cab", Random(seed), limits)
+        pair = made("11852cab", seed, limits)
         assert pair.input != pair.output
-    with pytest.raises(NoPair, match=r"changed nothing \(30\)"):
-        generate("11852cab", Random(0), replace(limits, easing=1.0))
+    assert generate("11852cab", Random(0), replace(limits, easing=1.0)) is None
 
 
 def test_the_clock_is_off_after_an_attempt() -> None:
@@ -195,10 +193,11 @@ def test_draws_are_those_of_an_unlimited_generator() -> None:
     assert (limited.input.rows, limited.output.rows) == (plain["input"], plain["output"])
 
 
-def test_faults_are_counted() -> None:
-    assert str(NoPair("aa", Counter({Fault.LARGE: 2, Fault.RAISED: 1}))) == (
-        "the generator of aa: made grids too large (2), raised an error (1)"
-    )
+def made(task_id: str, seed: int, limits: PairLimits | None = None) -> Demonstration:
+    """The pair that a seed makes; there has to be one."""
+    pair = generate(task_id, Random(seed), limits)
+    assert pair is not None
+    return pair
 
 
 def attempted(
@@ -212,5 +211,5 @@ def attempted(
         outputs.append(made and made["output"])
         return made
 
-    rule = re_arc.Rule(noted, verifier or (lambda shown: outputs[-1]))
+    rule = (noted, verifier or (lambda shown: outputs[-1]))
     return re_arc._attempt(rule, 7, 0.5, limits or PairLimits())

@@ -32,7 +32,7 @@ from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.run import (
     PretrainConfig,
-    _random_edits,
+    _schema,
     export,
     first_weights,
     run,
@@ -47,7 +47,7 @@ from tests.arc.test_splits import all_images, spelt
 from tests.models.builders import grid_network, save_model
 from tests.models.test_weights import run_python
 from tests.pretraining.builders import needs_re_arc
-from tests.pretraining.tiny import state_of, tiny_pool
+from tests.pretraining.tiny import pool_of, state_of, tiny_pool
 
 ROOT = Path(__file__).parents[2]
 
@@ -415,7 +415,7 @@ def test_nothing_that_is_measured_or_tuned_on_is_in_what_is_trained_on(tmp_path:
     assert leaks(pool, images) == []
     assert len(without_untrained(pool)) == len(pool)
     planted = load_tasks("arcagi1/evaluation/00576224", "arcagi1/training/5582e5ca", f"arcagi1/training/{DEV[0]}")
-    spoilt = Pool.from_entries(disguised(entry, seed) for seed, entry in enumerate(planted))
+    spoilt = pool_of(disguised(entry, seed) for seed, entry in enumerate(planted))
     assert len(spoilt) == len(leaks(spoilt, images)) > 9
     assert len(without_untrained(spoilt)) == 0
 
@@ -518,6 +518,6 @@ def test_random_self_edits_are_valid_and_their_generators() -> None:
     texts = [write_self_edit(np.random.default_rng(seed)) for seed in range(8)]
     assert len(set(texts)) == 8
     assert [schema.canonical(schema.parse(text)) for text in texts] == texts
-    _random_edits.cache_clear()
+    _schema.cache_clear()
     other = pickle.loads(pickle.dumps(write_self_edit))
     assert [other(np.random.default_rng(seed)) for seed in range(8)] == texts

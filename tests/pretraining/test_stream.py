@@ -16,9 +16,8 @@ from arc_seal.models.grid_codec import PAD
 from arc_seal.models.grid_network import positions_of
 from arc_seal.models.model import Batch
 from arc_seal.models.prompt import Encoded
-from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.stream import Chunks, DataSettings, Position, cut, draw_context, read_stream
-from tests.pretraining.tiny import BATCH_TOKENS, SETTINGS, is_same, tiny_chunks, tiny_pool, write_number
+from tests.pretraining.tiny import BATCH_TOKENS, SETTINGS, is_same, pool_of, tiny_chunks, tiny_pool, write_number
 
 ROOT = Path(__file__).parents[2]
 
@@ -112,7 +111,7 @@ def test_batches_of_the_stream_are_within_the_budget(seed: int) -> None:
 
 
 def test_little_of_a_real_stream_is_padding() -> None:
-    pool = Pool.from_entries(load_tasks("arcagi1/training"))
+    pool = pool_of(load_tasks("arcagi1/training"))
     batches = Chunks([(pool, 1.0)], DataSettings(), 8192, 0, write_number)[0]
     read_, padded = sum(batch.tokens for batch in batches), sum(batch.ids.numel() for batch in batches)
     assert read_ >= 32 * 8192 and 1 - read_ / padded < 0.05

@@ -50,7 +50,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tasks of which a pair was tried to make, in order."""
     tasks, generate = list[str](), re_arc.generate
 
-    def noted(task_id: str, rng: Random, limits: PairLimits) -> Demonstration:
+    def noted(task_id: str, rng: Random, limits: PairLimits) -> Demonstration | None:
         tasks.append(task_id)
         return generate(task_id, rng, limits)
 

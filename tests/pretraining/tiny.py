@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -13,9 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from arc_seal.arc.task import Demonstration
+from arc_seal.arc.splits import solved_pairs
+from arc_seal.arc.task import Demonstration, Entry
 from arc_seal.models.grid_network import GridForCausalLM
-from arc_seal.pretraining.loop import LATEST, Clock, PretrainingProgress, RunSettings, claimed, pool_contexts, pretrain
+from arc_seal.pretraining.loop import (
+    LATEST,
+    Clock,
+    PretrainingProgress,
+    RunSettings,
+    claimed,
+    pool_contexts,
+    pretrain,
+    read_checkpoint,
+)
 from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Pool
 from arc_seal.pretraining.stream import Chunks, DataSettings
@@ -44,6 +54,11 @@ def tiny_pool(tasks: int = 4, pairs: int = 6, sides: tuple[int, ...] = (2, 3), s
         return Demonstration(grid, grid.mapped(np.fliplr))
 
     return Pool.from_pairs({f"task{number}": [pair() for _ in range(pairs)] for number in range(tasks)})
+
+
+def pool_of(entries: Iterable[Entry]) -> Pool:
+    """The pool of some tasks, their test pairs included."""
+    return Pool.from_pairs({entry[0].id: [*solved_pairs(entry)] for entry in entries})
 
 
 def write_number(rng: np.random.Generator) -> str:
@@ -137,6 +152,12 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def read_clock(file: Path) -> Clock | None:
+    """How far a run was when the checkpoint was written; None when there is no file."""
+    state = read_checkpoint(file)
+    return state["clock"] if state else None
 
 
 def state_of(file: Path) -> dict[str, Any]:

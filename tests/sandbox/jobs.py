@@ -3,8 +3,10 @@
 import ctypes
 import importlib
 import mmap
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -82,11 +84,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Steps:
-    """Reports a step every hundredth of a second, for ever."""
+    """Reports a step every hundredth of a second, for ever or for some seconds."""
+
+    seconds: float = float("inf")
 
     def run(self, model: Any, report: Report) -> None:
-        step = 0
-        while True:
+        step, end = 0, time.monotonic() + self.seconds
+        while time.monotonic() < end:
             report(Progress("train", step, 1 << 62))
             step += 1
             time.sleep(0.01)
@@ -221,6 +225,10 @@ def allocate_with_torch() -> None:
     torch.empty(50 * GIB, dtype=torch.uint8).fill_(1)
 
 
+def torch_is_there() -> bool:
+    return "torch" in sys.modules
+
+
 def torch_threads() -> int:
     import torch
 
@@ -264,6 +272,72 @@ def peculiar_error() -> None:
 
 def leave() -> None:
     sys.exit(0)
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def prints_and_dies() -> None:
+    print("first\nalmost\n\n\x1b[31mred\nlast")
+    os._exit(3)
+
+
+def prints_much() -> str:
+    for _ in range(20):
+        print("x" * (1 << 20))
+        print("y" * (1 << 10), file=sys.stderr)
+    os.system("echo raw; echo error >&2")
+    return "printed"
+
+
+def leaves_a_child_and_dies() -> None:
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(3)
+
+
+def barrier_spins() -> str | None:
+    return os.environ.get("GOMP_SPINCOUNT")
+
+
+@dataclass(frozen=True)
+class Forks:
+    """Forks, and returns the worker's process and its own in both."""
+
+    def run(self, model: Any, report: Report) -> tuple[int, int]:
+        worker = os.getpid()
+        if os.fork() != 0:
+            time.sleep(0.1)  # the child answers first
+        return worker, os.getpid()
+
+
+@dataclass(frozen=True)
+class HoldsSemaphore:
+    """Makes a named semaphore, notes its name, and hangs with it."""
+
+    name: Path
+
+    def run(self, model: Any, report: Report) -> None:
+        lock = multiprocessing.get_context("spawn").Lock()
+        self.name.write_text(lock._semlock.name)  # type: ignore[attr-defined]
+        report(Progress("predict", os.getpid(), 1 << 62))
+        hang_in_c()
+
+
+@dataclass(frozen=True)
+class StartsProcesses:
+    """Forks one process and starts another, notes their numbers, and calls a function of this module."""
+
+    pids: Path
+    then: Callable[[], Any]
+
+    def run(self, model: Any, report: Report) -> Any:
+        forked = os.fork() or hang_in_c()
+        started = subprocess.Popen(["sleep", "600"])
+        self.pids.write_text(f"{forked} {started.pid}")
+        report(Progress("predict", os.getpid(), 1 << 62))
+        return self.then()
 
 
 def unpicklable() -> Unpicklable:

@@ -27,25 +27,30 @@ def session_members(pid: int) -> list[int]:
     return [each for each in found if is_running(each) and _fields(each)[3:4] == [str(pid)]]
 
 
-def command(body: str) -> list[str]:
+def command(body: str, warnings: str = "error") -> list[str]:
     """A command that runs `body`, in which the sandbox's names are there."""
     head = """
         import sys, threading, time
         from concurrent.futures import ThreadPoolExecutor
         from pathlib import Path
-        from arc_seal.sandbox.worker import Limits
+        from arc_seal.sandbox.worker import Limits, ProcessSettings
         from arc_seal.sandbox.process import ProcessExecutor
         from tests.sandbox import jobs
         def tell(progress):
             print(f"{progress.stage} {progress.step}\\n", end="", flush=True)  # whole lines, also from two threads
     """
-    return [sys.executable, "-W", "error", "-c", textwrap.dedent(head) + textwrap.dedent(body)]
+    return [sys.executable, "-W", warnings, "-c", textwrap.dedent(head) + textwrap.dedent(body)]
 
 
-def begun(body: str) -> subprocess.Popen[str]:
+def begun(body: str, warnings: str = "error") -> subprocess.Popen[str]:
     """The command, begun in a session and process group of its own."""
     return subprocess.Popen(
-        command(body), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command(body, warnings),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 

@@ -11,32 +11,40 @@ from omegaconf import OmegaConf
 
 from arc_seal.errors import ExecutorClosed, InputError, ModelError, Status
 from arc_seal.inner_loop.job import Progress
-from arc_seal.sandbox.process import ProcessExecutor, Workers
+from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.ray import RayExecutor
-from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits
+from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits, ProcessSettings
 from tests.sandbox import jobs
-from tests.sandbox.cluster import needs_ray, placement
+from tests.sandbox.cluster import needs_ray, on_cluster
 
-LIMITS = Limits(timeout_s=30.0)
+TIMEOUT_S = 30.0
 CONF = Path(__file__).parents[2] / "conf" / "executor"
-Make = Callable[[Any, Limits], Executor]
+Make = Callable[[Any, float], Executor]
 
 
 def ignore(progress: Progress) -> None:
     pass
 
 
-def two_processes(source: Any, limits: Limits) -> Executor:
-    return Workers([ProcessExecutor(source, limits) for _ in range(2)])
+def inline(source: Any, timeout_s: float) -> Executor:
+    return InlineExecutor(source, Limits(timeout_s=timeout_s))
 
 
-def on_ray(source: Any, limits: Limits) -> Executor:
-    return RayExecutor(source, limits, placement())
+def one_process(source: Any, timeout_s: float) -> Executor:
+    return ProcessExecutor(source, ProcessSettings(timeout_s=timeout_s))
+
+
+def two_processes(source: Any, timeout_s: float) -> Executor:
+    return ProcessExecutor(source, ProcessSettings(workers=2, timeout_s=timeout_s))
+
+
+def on_ray(source: Any, timeout_s: float) -> Executor:
+    return RayExecutor(source, on_cluster(timeout_s=timeout_s))
 
 
 @pytest.fixture(
     scope="module",
-    params=[InlineExecutor, ProcessExecutor, two_processes, pytest.param(on_ray, marks=[needs_ray, pytest.mark.slow])],
+    params=[inline, one_process, two_processes, pytest.param(on_ray, marks=[needs_ray, pytest.mark.slow])],
 )
 def make(request: pytest.FixtureRequest) -> Make:
     executor: Make = request.param
@@ -53,7 +61,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def executor(make: Make, log: Path) -> Iterator[Executor]:
     log.unlink(missing_ok=True)
-    executor = make(jobs.FakeSource(log), LIMITS)
+    executor = make(jobs.FakeSource(log), TIMEOUT_S)
     yield executor
     executor.close()
 
@@ -76,7 +84,7 @@ def test_progress_comes_whole_and_in_order(executor: Executor) -> None:
     outcome = executor.run(jobs.Echo("steps", steps=500), seen.append)
     assert seen == [Progress("train", step, 500, loss=1.0 / (step + 1)) for step in range(500)]
     assert outcome.message == ""
-    assert 0 < outcome.seconds < LIMITS.timeout_s
+    assert 0 < outcome.seconds < TIMEOUT_S
 
 
 def test_a_large_result_comes_back(executor: Executor) -> None:
@@ -123,7 +131,7 @@ def test_an_input_error_of_a_job_is_raised_as_itself(executor: Executor) -> None
 
 
 def test_a_model_error_is_raised_as_itself(make: Make) -> None:
-    executor = make(jobs.BadSource(jobs.missing_model), LIMITS)
+    executor = make(jobs.BadSource(jobs.missing_model), TIMEOUT_S)
     with pytest.raises(ModelError, match=r"^models/none: config\.json: expected a file, found nothing$") as caught:
         executor.run(jobs.Echo("never"), ignore)
     assert caught.value.place == "config.json"
@@ -131,7 +139,7 @@ def test_a_model_error_is_raised_as_itself(make: Make) -> None:
 
 
 def test_a_model_too_large_is_an_outcome(make: Make) -> None:
-    executor = make(jobs.BadSource(jobs.greedy_model), LIMITS)
+    executor = make(jobs.BadSource(jobs.greedy_model), TIMEOUT_S)
     outcome = executor.run(jobs.Echo("never"), ignore)
     assert outcome.status is Status.OUT_OF_MEMORY
     assert outcome.message == "while loading the model: cannot hold the weights"
@@ -139,13 +147,24 @@ def test_a_model_too_large_is_an_outcome(make: Make) -> None:
 
 
 def test_a_job_that_reports_is_stopped_at_its_deadline(make: Make, log: Path) -> None:
-    executor = make(jobs.FakeSource(log), Limits(timeout_s=0.3))
+    executor = make(jobs.FakeSource(log), 0.3)
     seen: list[Progress] = []
     outcome = executor.run(jobs.Steps(), seen.append)
     assert (outcome.status, outcome.message) == (Status.TIMEOUT, "not done within 0.3 s")
     assert 0.3 <= outcome.seconds < 3.0
     assert Progress("train", 10, 1 << 62) in seen
     executor.close()
+
+
+def test_a_job_may_have_a_limit_of_its_own(make: Make, executor: Executor, log: Path) -> None:
+    outcome = executor.run(jobs.Steps(), ignore, timeout_s=0.3)
+    assert (outcome.status, outcome.message) == (Status.TIMEOUT, "not done within 0.3 s")
+    assert 0.3 <= outcome.seconds < 3.0
+    assert executor.run(jobs.Steps(0.6), ignore).status is Status.OK
+    hasty = make(jobs.FakeSource(log), 0.3)
+    assert hasty.run(jobs.Steps(0.6), ignore, timeout_s=TIMEOUT_S).status is Status.OK
+    assert hasty.run(jobs.Steps(0.6), ignore).status is Status.TIMEOUT
+    hasty.close()
 
 
 def test_as_many_jobs_run_at_once_as_there_are_workers(executor: Executor, tmp_path: Path) -> None:
@@ -168,7 +187,7 @@ def test_each_thread_hears_of_its_own_job(executor: Executor) -> None:
 
 
 def test_closing_ends_what_is_under_way_and_what_waits(make: Make, log: Path) -> None:
-    executor = make(jobs.FakeSource(log), LIMITS)
+    executor = make(jobs.FakeSource(log), TIMEOUT_S)
     seen: list[Progress] = []
     with ThreadPoolExecutor(executor.workers + 2) as threads:
         running = [threads.submit(executor.run, jobs.Steps(), seen.append) for _ in range(executor.workers + 2)]
@@ -180,7 +199,7 @@ def test_closing_ends_what_is_under_way_and_what_waits(make: Make, log: Path) ->
 
 
 def test_closing_is_for_good(make: Make, tmp_path: Path) -> None:
-    executor = make(jobs.FakeSource(tmp_path / "log"), LIMITS)
+    executor = make(jobs.FakeSource(tmp_path / "log"), TIMEOUT_S)
     executor.close()
     executor.close()
     with pytest.raises(ExecutorClosed):
@@ -193,7 +212,7 @@ def test_closing_is_for_good(make: Make, tmp_path: Path) -> None:
     [
         ("inline", {}, InlineExecutor, 1),
         ("process", {}, ProcessExecutor, 1),
-        ("process", {"workers": 2}, Workers, 2),
+        ("process", {"workers": 2}, ProcessExecutor, 2),
     ],
 )
 def test_configuration_makes_the_executor(
@@ -215,34 +234,28 @@ def test_configuration_makes_the_ray_executor(log: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "setting", "line"),
     [
-        ("inline", {"timeout_s": 0}, "executor.timeout_s: expected seconds above 0, found 0"),
-        ("process", {"timeout_s": -1.5}, "executor.timeout_s: expected seconds above 0, found -1.5"),
-        ("process", {"timeout_s": "soon"}, "executor.timeout_s: expected seconds above 0, found 'soon'"),
-        ("process", {"timeout_s": float("nan")}, "executor.timeout_s: expected seconds above 0, found nan"),
-        ("process", {"timeout_s": True}, "executor.timeout_s: expected seconds above 0, found True"),
-        (
-            "process",
-            {"memory_gib": 0.0},
-            "executor.memory_gib: expected GiB above 0, or null for no limit, found 0.0",
-        ),
-        (
-            "process",
-            {"threads": 1.5},
-            "executor.threads: expected a whole number above 0, or null for torch's default, found 1.5",
-        ),
-        ("process", {"load_timeout_s": None}, "executor.load_timeout_s: expected seconds above 0, found None"),
-        ("process", {"workers": 0}, "executor.workers: expected a whole number above 0, found 0"),
-        ("process", {"workers": "two"}, "executor.workers: expected a whole number above 0, found 'two'"),
-        ("ray", {"workers": 1.0}, "executor.workers: expected a whole number above 0, found 1.0"),
+        ("inline", {"timeout_s": 0}, "executor.timeout_s: expected greater than 0, found 0"),
+        ("process", {"timeout_s": -1.5}, "executor.timeout_s: expected greater than 0, found -1.5"),
+        ("process", {"timeout_s": "soon"}, 'executor.timeout_s: expected a valid number, found "soon"'),
+        ("process", {"timeout_s": float("nan")}, "executor.timeout_s: expected greater than 0, found NaN"),
+        ("process", {"timeout_s": True}, "executor.timeout_s: expected a valid number, found true"),
+        ("process", {"memory_gib": 0.0}, "executor.memory_gib: expected greater than 0, found 0.0"),
+        ("process", {"threads": 1.5}, "executor.threads: expected a valid integer, found 1.5"),
+        ("process", {"load_timeout_s": None}, "executor.load_timeout_s: expected a valid number, found null"),
+        ("process", {"workers": 0}, "executor.workers: expected greater than or equal to 1, found 0"),
+        ("process", {"workers": "two"}, 'executor.workers: expected a valid integer, found "two"'),
+        ("process", {"retries": 1}, "executor.retries: expected a setting that there is, found an unknown one"),
+        ("inline", {"workers": 1}, "executor.workers: expected a setting that there is, found an unknown one"),
+        ("ray", {"workers": 1.0}, "executor.workers: expected a valid integer, found 1.0"),
         ("ray", {"num_cpus": -1}, "executor.num_cpus: expected 0, a part of 1, or a whole number, found -1"),
         ("ray", {"num_gpus": 1.5}, "executor.num_gpus: expected 0, a part of 1, or a whole number, found 1.5"),
-        ("ray", {"retries": -1}, "executor.retries: expected a whole number above -1, found -1"),
-        ("ray", {"place_timeout_s": 0}, "executor.place_timeout_s: expected seconds above 0, found 0"),
+        ("ray", {"retries": -1}, "executor.retries: expected greater than or equal to 0, found -1"),
+        ("ray", {"place_timeout_s": 0}, "executor.place_timeout_s: expected greater than 0, found 0"),
         (
             "ray",
             {"address": "ray://head:10001"},
             "executor.address: expected auto, HOST:PORT of a cluster's head, or null for a cluster on this machine, "
-            "found 'ray://head:10001'",
+            'found "ray://head:10001"',
         ),
     ],
 )

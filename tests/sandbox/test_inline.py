@@ -3,6 +3,7 @@
 import errno
 import os
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from arc_seal.errors import (
     OutOfMemory,
     OverBudget,
     Status,
+    one_line,
 )
 from arc_seal.inner_loop.job import Progress
 from arc_seal.sandbox.worker import InlineExecutor, Limits, failure_status
@@ -63,6 +65,22 @@ def test_a_job_shares_the_process_and_loads_on_first_use(tmp_path: Path) -> None
     seen: list[Progress] = []
     outcome = executor.run(jobs.Echo("here"), seen.append)
     assert outcome.result == ("here", "fake model", os.getpid())
+
+
+def test_a_job_that_would_end_the_process_has_died(tmp_path: Path) -> None:
+    executor = InlineExecutor(jobs.FakeSource(tmp_path / "log"), Limits())
+    outcome = executor.run(jobs.Call(jobs.leave), lambda progress: None)
+    assert (outcome.status, outcome.message) == (Status.DIED, "SystemExit 0")
+    with ThreadPoolExecutor(1) as threads:  # which never hears of Ctrl-C: the job has raised it
+        outcome = threads.submit(executor.run, jobs.Call(jobs.interrupt), lambda progress: None).result()
+    assert (outcome.status, outcome.message) == (Status.DIED, "KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):  # it may be the user's own
+        executor.run(jobs.Call(jobs.interrupt), lambda progress: None)
+
+
+def test_no_control_character_reaches_a_message() -> None:
+    assert one_line(ValueError("\x1b[31mred\x07 \nsecond")) == "\ufffd[31mred\ufffd "
+    assert len(one_line(ValueError("x" * (20 << 20)))) == 300
 
 
 class Network:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +15,11 @@ import pytest
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.sandbox.process import ProcessExecutor
-from arc_seal.sandbox.worker import Limits
+from arc_seal.sandbox.worker import ProcessSettings
 from tests.sandbox import jobs
-from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, workers_told
+from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, session_members, workers_told
 
-LIMITS = Limits(timeout_s=1.5, memory_gib=2.0)
+LIMITS = ProcessSettings(timeout_s=1.5, memory_gib=2.0)
 
 
 def ignore(progress: Progress) -> None:
@@ -103,7 +104,7 @@ def test_a_worker_that_died_between_jobs_is_replaced(executor: ProcessExecutor) 
     assert first is not None
     os.kill(first[2], signal.SIGKILL)
     assert ends_within(first[2], 5)
-    time.sleep(0.5)  # pebble looks every 0.1 s
+    time.sleep(0.1)  # its threads end a moment after it
     second = executor.run(jobs.Echo("second"), ignore).result
     assert second is not None
     assert second[2] != first[2]
@@ -115,9 +116,140 @@ def test_an_error_that_cannot_travel_is_raised_as_its_text(executor: ProcessExec
     assert "raise Peculiar(1, 2)" in "".join(caught.value.__notes__)
 
 
-def test_a_job_that_exits_python_does_not_end_the_parent(executor: ProcessExecutor) -> None:
-    with pytest.raises(RuntimeError, match="SystemExit: 0"):
-        executor.run(jobs.Call(jobs.leave), ignore)
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (jobs.leave, "SystemExit 0"),
+        (jobs.interrupt, "KeyboardInterrupt"),
+        (jobs.prints_and_dies, "the worker ended with exit code 3, after printing: almost / \ufffd[31mred / last"),
+        (jobs.leaves_a_child_and_dies, "the worker ended with exit code 3"),
+    ],
+)
+def test_a_job_that_would_end_its_process_has_died(
+    executor: ProcessExecutor, function: Callable[[], Any], message: str
+) -> None:
+    outcome = executor.run(jobs.Call(function), ignore)
+    assert (outcome.status, outcome.result, outcome.message) == (Status.DIED, None, message)
+    assert executor.run(jobs.Echo("next"), ignore).status is Status.OK
+
+
+def test_the_answer_of_a_job_that_forks_is_the_workers(executor: ProcessExecutor) -> None:
+    for _ in range(3):
+        worker, answered = executor.run(jobs.Forks(), ignore).result or (0, 1)
+        assert worker == answered
+    assert executor.run(jobs.Echo("next"), ignore).result == ("next", "fake model", worker)
+
+
+@pytest.mark.parametrize("then", [jobs.hang_in_c, jobs.hang_with_the_lock, jobs.kill_self])
+def test_what_a_job_has_started_ends_with_its_worker(
+    executor: ProcessExecutor, tmp_path: Path, then: Callable[[], Any]
+) -> None:
+    assert executor.run(jobs.StartsProcesses(tmp_path / "pids", then), ignore).status in (Status.TIMEOUT, Status.DIED)
+    assert all(ends_within(int(pid), 2.0) for pid in (tmp_path / "pids").read_text().split())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_nothing_is_said_of_what_a_killed_worker_has_left_to_the_system(tmp_path: Path, number: int) -> None:
+    parent = begun(
+        f"""
+        import signal
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
+        executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), ProcessSettings(timeout_s=60.0))
+        try:
+            executor.run(jobs.HoldsSemaphore(Path({str(tmp_path / "name")!r})), tell)
+        except KeyboardInterrupt:
+            executor.close()
+            print("interrupted", file=sys.stderr)
+    """,
+        warnings="default",
+    )
+    workers_told(parent, 1)
+    os.killpg(parent.pid, number)
+    _, errors = parent.communicate(timeout=10)  # which waits for multiprocessing's resource tracker, too
+    assert (parent.returncode, errors) == (0, "interrupted\n")
+    semaphore = Path("/dev/shm") / f"sem.{(tmp_path / 'name').read_text().removeprefix('/')}"
+    assert jobs.wait_for(lambda: not semaphore.exists(), 5)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_a_job_has_started_ends_with_the_command(tmp_path: Path, number: int) -> None:
+    parent = begun(f"""
+        executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), ProcessSettings(timeout_s=60.0))
+        executor.run(jobs.StartsProcesses(Path({str(tmp_path / "pids")!r}), jobs.hang_in_c), tell)
+    """)
+    workers_told(parent, 1)
+    os.kill(parent.pid, number)
+    parent.communicate(timeout=10)
+    assert all(ends_within(int(pid), 5.0) for pid in (tmp_path / "pids").read_text().split())
+    assert jobs.wait_for(lambda: session_members(parent.pid) == [], 2.5)
+
+
+def test_what_a_job_prints_stays_off_the_terminal(tmp_path: Path) -> None:
+    body = f"""
+        import resource
+        executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), ProcessSettings(timeout_s=60.0))
+        executor.run(jobs.Echo("warm"), lambda progress: None)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(executor.run(jobs.Call(jobs.prints_much), lambda progress: None).result)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4096, "KiB"
+        executor.close()
+    """
+    ran = subprocess.run(command(body), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "printed\n", "")
+
+
+def test_a_stopped_worker_times_out(executor: ProcessExecutor) -> None:
+    worker = (executor.run(jobs.Echo("first"), ignore).result or ("", "", 0))[2]
+
+    def stop(progress: Progress) -> None:
+        os.kill(worker, signal.SIGSTOP)
+
+    assert executor.run(jobs.Call(jobs.hang_in_c), stop).status is Status.TIMEOUT
+    assert not is_running(worker)
+    assert executor.run(jobs.Echo("next"), ignore).status is Status.OK
+
+
+def test_a_worker_that_was_stopped_for_a_while_goes_on(executor: ProcessExecutor) -> None:
+    worker = (executor.run(jobs.Echo("first"), ignore).result or ("", "", 0))[2]
+    os.kill(worker, signal.SIGSTOP)
+    started, timer = time.monotonic(), threading.Timer(0.5, os.kill, (worker, signal.SIGCONT))
+    timer.start()
+    outcome = executor.run(jobs.Echo("continued"), ignore)
+    assert (outcome.status, outcome.result) == (Status.OK, ("continued", "fake model", worker))
+    assert time.monotonic() - started > 0.4
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_threads_soon_sleep_at_a_barrier_unless_the_user_says_otherwise(
+    log: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], found: str | None
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    executor = ProcessExecutor(jobs.FakeSource(log), LIMITS)
+    assert executor.run(jobs.Call(jobs.barrier_spins), ignore).result == found
+    executor.close()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_many_jobs(log: Path) -> None:
+    executor = ProcessExecutor(jobs.FakeSource(log), ProcessSettings(timeout_s=60.0))
+
+    def resident(jobs_run: int) -> tuple[int, int]:
+        """KiB of this process and the worker after some more jobs."""
+        for _ in range(jobs_run):
+            worker = (executor.run(jobs.Echo("small", steps=20), ignore).result or ("", "", 0))[2]
+        pages = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in (os.getpid(), worker)]
+        return pages[0] * 4, pages[1] * 4
+
+    before, after = resident(50), resident(400)
+    executor.close()
+    print(before, after)
+    assert all(now - then < 1024 for then, now in zip(before, after, strict=True))
 
 
 def test_a_result_that_cannot_travel_is_an_error(executor: ProcessExecutor) -> None:
@@ -150,16 +282,16 @@ def test_the_model_can_be_loaded_ahead(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "status", "message"),
+    ("function", "load_timeout_s", "status", "message"),
     [
-        (jobs.exit_with_3, Status.DIED, "while loading the model: the worker ended with exit code 3"),
-        (jobs.hang_in_c, Status.TIMEOUT, "while loading the model: not done within 0.5 s"),
+        (jobs.exit_with_3, 60.0, Status.DIED, "while loading the model: the worker ended with exit code 3"),
+        (jobs.hang_in_c, 0.5, Status.TIMEOUT, "while loading the model: not done within 0.5 s"),
     ],
 )
 def test_a_worker_that_ends_while_loading_is_an_outcome(
-    function: Callable[[], Any], status: Status, message: str
+    function: Callable[[], Any], load_timeout_s: float, status: Status, message: str
 ) -> None:
-    executor = ProcessExecutor(jobs.BadSource(function), LIMITS, load_timeout_s=0.5)
+    executor = ProcessExecutor(jobs.BadSource(function), ProcessSettings(load_timeout_s=load_timeout_s))
     outcome = executor.run(jobs.Echo("never"), ignore)
     assert (outcome.status, outcome.message) == (status, message)
 
@@ -168,7 +300,7 @@ def test_torch_is_loaded_in_the_worker_alone(tmp_path: Path) -> None:
     body = f"""
         import json
         source = jobs.FakeSource(Path({str(tmp_path / "log")!r}), imports="torch")
-        executor = ProcessExecutor(source, Limits(60.0, memory_gib=4.0), threads=1)
+        executor = ProcessExecutor(source, ProcessSettings(timeout_s=60.0, memory_gib=4.0, threads=1))
         first = executor.run(jobs.Call(jobs.torch_threads), lambda progress: None)
         second = executor.run(jobs.Call(jobs.allocate_with_torch), lambda progress: None)
         heavy = [name for name in ("torch", "transformers", "peft") if name in sys.modules]
@@ -182,10 +314,14 @@ def test_torch_is_loaded_in_the_worker_alone(tmp_path: Path) -> None:
     assert "allocate memory" in message
 
 
+def test_a_source_of_ones_own_brings_no_torch_along(executor: ProcessExecutor) -> None:
+    assert executor.run(jobs.Call(jobs.torch_is_there), ignore).result is False
+
+
 def running_job(tmp_path: Path, function: str) -> tuple[subprocess.Popen[str], int]:
     """A parent in a process group of its own, with a worker in the middle of a job; the worker's id."""
     parent = begun(f"""
-        executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), Limits(60.0))
+        executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), ProcessSettings(timeout_s=60.0))
         executor.run(jobs.Call(jobs.{function}), tell)
     """)
     (worker,) = workers_told(parent, 1)
@@ -215,7 +351,7 @@ def test_a_worker_does_not_outlive_a_killed_parent(tmp_path: Path, function: str
 @pytest.mark.parametrize("after_s", [0.0, 0.15])
 def test_an_interrupt_while_the_worker_starts_is_quiet(after_s: float) -> None:
     parent = begun("""
-        executor = ProcessExecutor(jobs.BadSource(jobs.hang_in_c), Limits(60.0))
+        executor = ProcessExecutor(jobs.BadSource(jobs.hang_in_c), ProcessSettings(timeout_s=60.0))
         executor.start()
         print("started", flush=True)
         executor.run(jobs.Echo("never"), lambda progress: None)
@@ -229,9 +365,28 @@ def test_an_interrupt_while_the_worker_starts_is_quiet(after_s: float) -> None:
     assert errors.strip().endswith("KeyboardInterrupt")
 
 
+def test_an_interrupt_that_comes_while_a_process_is_made_leaves_no_worker() -> None:
+    parent = begun("""
+        import signal
+        from arc_seal.sandbox import process
+        make = process.SPAWN.Process.start
+        def interrupted(self):
+            make(self)
+            signal.raise_signal(signal.SIGINT)  # held back until the process is there
+            print("made", flush=True)
+        process.SPAWN.Process.start = interrupted
+        executor = ProcessExecutor(jobs.BadSource(jobs.hang_in_c), ProcessSettings(timeout_s=60.0))
+        executor.start()
+    """)
+    output, errors = parent.communicate(timeout=10)
+    assert (output, parent.returncode) == ("made\n", -signal.SIGINT)
+    assert errors.count("Traceback") == 1
+    assert jobs.wait_for(lambda: session_members(parent.pid) == [], 2.5)
+
+
 def test_a_parent_that_forgets_to_close_still_ends(tmp_path: Path) -> None:
     body = f"""
-        executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), Limits(60.0))
+        executor = ProcessExecutor(jobs.FakeSource(Path({str(tmp_path / "log")!r})), ProcessSettings(timeout_s=60.0))
         print(executor.run(jobs.Echo("done"), lambda progress: None).result[2])
     """
     ran = subprocess.run(command(body), cwd=ROOT, capture_output=True, text=True, check=False, timeout=20)

@@ -12,12 +12,9 @@ import pytest
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.sandbox.ray import RayExecutor
-from arc_seal.sandbox.worker import Limits
 from tests.sandbox import jobs
-from tests.sandbox.cluster import needs_ray, placement
+from tests.sandbox.cluster import NODE_CPUS, needs_ray, on_cluster
 from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, session_members, workers_told
-
-LIMITS = Limits(timeout_s=120.0)
 
 
 def ignore(progress: Progress) -> None:
@@ -30,10 +27,7 @@ def test_without_ray_one_line_says_how_to_get_it() -> None:
         from arc_seal.errors import InputError
         from arc_seal.sandbox.ray import RayExecutor
         try:
-            RayExecutor.from_settings(
-                jobs.FakeSource(Path("log")), address=None, workers=1, num_cpus=1, num_gpus=0, timeout_s=1,
-                memory_gib=None, threads=None, load_timeout_s=1, place_timeout_s=1, retries=0
-            )
+            RayExecutor.from_settings(jobs.FakeSource(Path("log")))
         except InputError as error:
             print(error)
     """
@@ -47,8 +41,8 @@ def test_a_cluster_that_is_not_there_is_said_in_one_line() -> None:
     body = """
         from arc_seal.errors import InputError
         from arc_seal.sandbox.ray import RayExecutor
-        from arc_seal.sandbox.ray import Placement
-        executor = RayExecutor(jobs.FakeSource(Path("log")), Limits(), Placement("127.0.0.1:1", 1, 1, 0, 60.0))
+        from arc_seal.sandbox.worker import RaySettings
+        executor = RayExecutor(jobs.FakeSource(Path("log")), RaySettings(address="127.0.0.1:1"))
         executor.start()
         try:
             executor.run(jobs.Echo("never"), tell)
@@ -64,7 +58,7 @@ def test_a_cluster_that_is_not_there_is_said_in_one_line() -> None:
 @needs_ray
 @pytest.mark.slow
 def test_a_job_that_takes_its_worker_down_is_given_up_and_the_worker_replaced(cluster: Any, tmp_path: Path) -> None:
-    executor = RayExecutor(jobs.FakeSource(tmp_path / "loads"), LIMITS, placement(workers=1), retries=1)
+    executor = RayExecutor(jobs.FakeSource(tmp_path / "loads"), on_cluster(workers=1, retries=1))
     gate, log = tmp_path / "gate", tmp_path / "log"
     gate.touch()
     outcome = executor.run(jobs.Waits(log, "bad", gate, jobs.kill_parent), ignore)
@@ -77,8 +71,20 @@ def test_a_job_that_takes_its_worker_down_is_given_up_and_the_worker_replaced(cl
 
 @needs_ray
 @pytest.mark.slow
+def test_a_worker_that_was_lost_between_jobs_is_no_fault_of_the_next_job(cluster: Any, tmp_path: Path) -> None:
+    executor = RayExecutor(jobs.FakeSource(tmp_path / "loads"), on_cluster(workers=1, retries=0))
+    actor = executor.run(jobs.Call(os.getppid), ignore).result
+    assert actor is not None
+    os.kill(actor, signal.SIGKILL)
+    assert ends_within(actor, 5)
+    assert executor.run(jobs.Echo("next"), ignore).status is Status.OK
+    executor.close()
+
+
+@needs_ray
+@pytest.mark.slow
 def test_a_cluster_without_room_is_said_in_one_line(cluster: Any, tmp_path: Path) -> None:
-    executor = RayExecutor(jobs.FakeSource(tmp_path / "loads"), LIMITS, placement(num_cpus=100, timeout_s=1.0))
+    executor = RayExecutor(jobs.FakeSource(tmp_path / "loads"), on_cluster(num_cpus=100.0, place_timeout_s=1.0))
     with pytest.raises(InputError) as caught:
         executor.run(jobs.Echo("never"), ignore)
     assert str(caught.value) == (
@@ -90,13 +96,27 @@ def test_a_cluster_without_room_is_said_in_one_line(cluster: Any, tmp_path: Path
 
 @needs_ray
 @pytest.mark.slow
+def test_a_job_with_another_limit_needs_no_cpu_beside_those_taken(cluster: Any, tmp_path: Path) -> None:
+    every_cpu = on_cluster(num_cpus=float(NODE_CPUS), timeout_s=0.5, place_timeout_s=5.0)
+    executor = RayExecutor(jobs.FakeSource(tmp_path / "loads"), every_cpu)
+    executor.start()
+    with ThreadPoolExecutor(2) as threads:
+        ordinary = [threads.submit(executor.run, jobs.Echo("roll-out", steps=5), ignore) for _ in range(6)]
+        assert [each.result(timeout=60).status for each in ordinary] == [Status.OK] * 6
+    assert executor.run(jobs.Steps(1.0), ignore, timeout_s=60.0).status is Status.OK
+    assert executor.run(jobs.Steps(1.0), ignore).status is Status.TIMEOUT
+    executor.close()
+
+
+@needs_ray
+@pytest.mark.slow
 @pytest.mark.parametrize(("threads", "at_work"), [(0, 1), (3, 2)])
 def test_an_interrupt_ends_the_jobs_on_the_cluster(cluster: Any, tmp_path: Path, threads: int, at_work: int) -> None:
     parent = begun(f"""
         from arc_seal.sandbox.ray import RayExecutor
-        from arc_seal.sandbox.ray import Placement
+        from arc_seal.sandbox.worker import RaySettings
         source = jobs.FakeSource(Path({str(tmp_path / "log")!r}))
-        executor = RayExecutor(source, Limits(600.0), Placement({cluster.address!r}, 2, 0.5, 0, 60.0))
+        executor = RayExecutor(source, RaySettings(address={cluster.address!r}, workers=2, num_cpus=0.5))
         def work(number):
             executor.run(jobs.Call(jobs.hang_in_c), tell)
         try:
@@ -119,7 +139,7 @@ def test_what_a_lost_node_was_at_is_done_elsewhere_and_no_failure_is_tried_again
     gate, log = tmp_path / "gate", tmp_path / "log"
     functions = {"a": jobs.nothing, "b": jobs.nothing, "c": jobs.diverge, "d": jobs.kill_self, "e": jobs.nothing}
     # Three of a node's four CPUs: one worker on each of the two nodes, and later room for one.
-    executor = RayExecutor(jobs.FakeSource(tmp_path / "loads"), LIMITS, placement(num_cpus=3))
+    executor = RayExecutor(jobs.FakeSource(tmp_path / "loads"), on_cluster(num_cpus=3.0))
     with ThreadPoolExecutor(2) as threads:
         running = [
             threads.submit(executor.run, jobs.Waits(log, name, gate, function), ignore)
@@ -146,10 +166,8 @@ def test_a_cluster_on_this_machine_comes_and_goes_quietly(tmp_path: Path) -> Non
     parent = begun(f"""
         from arc_seal.errors import InputError
         from arc_seal.sandbox.ray import RayExecutor
-        settings = dict(address=None, num_cpus=1, timeout_s=60.0, memory_gib=None, threads=None, load_timeout_s=60.0,
-                        place_timeout_s=60.0, retries=0)
         source = jobs.FakeSource(Path({str(tmp_path / "log")!r}))
-        executor = RayExecutor.from_settings(source, workers=1, num_gpus=0, **settings)
+        executor = RayExecutor.from_settings(source)
         def run(value):
             print(executor.run(jobs.Echo(value), lambda progress: None).result[0], flush=True)
         for value in ("first", "second"):  # from threads that end: the cluster must not end with them
@@ -158,7 +176,7 @@ def test_a_cluster_on_this_machine_comes_and_goes_quietly(tmp_path: Path) -> Non
             thread.join()
             time.sleep(1)
         executor.close()
-        greedy = RayExecutor.from_settings(source, workers=2, num_gpus=64, **settings)
+        greedy = RayExecutor.from_settings(source, workers=2, num_gpus=64)
         try:
             greedy.run(jobs.Echo("never"), tell)
         except InputError as error:

@@ -15,7 +15,7 @@ import pytest
 from arc_seal.errors import ExecutorClosed, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.sandbox.process import ProcessExecutor
-from arc_seal.sandbox.worker import Executor
+from arc_seal.sandbox.worker import Executor, ProcessSettings
 from tests.sandbox import jobs
 from tests.sandbox.processes import ROOT, begun, command, ends_within, is_running, session_members, workers_told
 
@@ -25,9 +25,7 @@ def ignore(progress: Progress) -> None:
 
 
 def make(source: Any, workers: int = 2, timeout_s: float = 60.0) -> Executor:
-    return ProcessExecutor.from_settings(
-        source, workers=workers, timeout_s=timeout_s, memory_gib=None, threads=None, load_timeout_s=60.0
-    )
+    return ProcessExecutor(source, ProcessSettings(workers=workers, timeout_s=timeout_s, load_timeout_s=60.0))
 
 
 def test_a_job_that_breaks_its_worker_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -39,6 +37,19 @@ def test_a_job_that_breaks_its_worker_leaves_the_others_alone(tmp_path: Path) ->
             assert executor.run(jobs.Call(function), ignore).status is Status.DIED
         gate.touch()
         assert waiting.result(timeout=10).status is Status.OK
+    executor.close()
+
+
+@pytest.mark.slow
+def test_four_workers_of_which_one_is_killed_do_all_other_jobs(tmp_path: Path) -> None:
+    executor = make(jobs.FakeSource(tmp_path / "log"), workers=4)
+    with ThreadPoolExecutor(4) as threads:
+        running = [threads.submit(executor.run, jobs.Steps(0.3), ignore) for _ in range(7)]
+        killed = threads.submit(executor.run, jobs.Call(jobs.kill_self), ignore)
+        running += [threads.submit(executor.run, jobs.Steps(0.3), ignore) for _ in range(8)]
+        assert [each.result(timeout=60).status for each in running] == [Status.OK] * 15
+        assert killed.result().status is Status.DIED
+    assert len((tmp_path / "log").read_text().split()) <= 5
     executor.close()
 
 
@@ -102,9 +113,7 @@ def test_closing_at_any_moment_of_a_job_never_hangs(tmp_path: Path) -> None:
 def test_an_interrupt_ends_all_workers_promptly(tmp_path: Path, function: str) -> None:
     parent = begun(f"""
         source = jobs.FakeSource(Path({str(tmp_path / "log")!r}))
-        executor = ProcessExecutor.from_settings(
-            source, workers=2, timeout_s=60.0, memory_gib=None, threads=None, load_timeout_s=60.0
-        )
+        executor = ProcessExecutor(source, ProcessSettings(workers=2, timeout_s=60.0, load_timeout_s=60.0))
         executor.start()
         def work(number):
             return executor.run(jobs.Call(jobs.{function}), tell)
@@ -130,9 +139,7 @@ def test_the_threads_of_torch_are_divided_between_the_workers(tmp_path: Path) ->
     body = f"""
         def make(workers):
             source = jobs.FakeSource(Path({str(tmp_path / "log")!r}), imports="torch")
-            return ProcessExecutor.from_settings(
-                source, workers=workers, timeout_s=60.0, memory_gib=None, threads=None, load_timeout_s=60.0
-            )
+            return ProcessExecutor(source, ProcessSettings(workers=workers, timeout_s=60.0, load_timeout_s=60.0))
         executors = [make(1), make(2)]
         for executor in executors:
             executor.start()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import InvalidSelfEdit
-from arc_seal.self_edit.augment import Augmented, NamedView, augment, views
+from arc_seal.self_edit.augment import NamedView, augment, views
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, canonical
 from arc_seal.self_edit.toolbox import Toolbox
 from tests.self_edit.builders import TOOLBOX, calls, edit, random_grid, random_task, tasks, write_tool
@@ -44,7 +45,7 @@ any_edit = st.lists(st.sampled_from(TOOLBOX.tools).flatmap(lambda tool: calls(to
 
 def fingerprint(seed: int) -> str:
     task = random_task(7, demos=4, queries=2)
-    made = augment(task, RICH, TOOLBOX, Random(seed))
+    made = Augmented(*augment(task, RICH, TOOLBOX, Random(seed)))
     seen = views(task, RICH, TOOLBOX, Random(seed), 8)
     data = [
         [[[demo.input.rows, demo.output.rows] for demo in example] for example in made.examples],
@@ -54,8 +55,15 @@ def fingerprint(seed: int) -> str:
     return hashlib.sha256(canonical(data).encode()).hexdigest()
 
 
+class Augmented(NamedTuple):
+    """What `augment` returns."""
+
+    examples: tuple[tuple[Demonstration, ...], ...]
+    skipped: int
+
+
 def made(task: Task, self_edit: SelfEdit, seed: int = 0) -> Augmented:
-    return augment(task, self_edit, TOOLBOX, Random(seed))
+    return Augmented(*augment(task, self_edit, TOOLBOX, Random(seed)))
 
 
 def seen(task: Task, self_edit: SelfEdit | None, count: int, seed: int = 0) -> tuple[NamedView, ...]:
@@ -201,7 +209,7 @@ def test_tool_without_a_way_back_makes_examples_but_no_views(tmp_path: Path) -> 
         "    return View(task.map_grids(lambda grid: grid.mapped(lambda cells: cells * 0)), None)\n",
     )
     toolbox, task, self_edit = Toolbox.load([tmp_path]), random_task(1), edit(ToolCall.of("blank"))
-    assert len(augment(task, self_edit, toolbox, Random(0)).examples) > 3
+    assert len(augment(task, self_edit, toolbox, Random(0))[0]) > 3
     assert not any("blank" in view.name for view in views(task, self_edit, toolbox, Random(0), 8))
 
 

@@ -65,9 +65,9 @@ def test_chains_enlarge_last() -> None:
 
 def test_every_call_is_one_that_the_toolbox_can_make() -> None:
     task = random_task(3, demos=3, sides=(2, 3))
-    made = augment(task, compiled(ORACLE), TOOLBOX, Random(0))
-    assert made.skipped == 0
-    assert 100 < len(made.examples) <= 250
+    made, skipped = augment(task, compiled(ORACLE), TOOLBOX, Random(0))
+    assert skipped == 0
+    assert 100 < len(made) <= 250
     for call in compiled(ORACLE).tools:
         assert TOOLBOX.bind(call)(task, Random(0)).invert is not None
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from arc_seal.errors import InputError
 from arc_seal.files import tools_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
-from arc_seal.self_edit.random_edit import RandomEdits, draw_edit
+from arc_seal.self_edit.random_edit import draw_edit
 from arc_seal.self_edit.schema import (
     Bounds,
     PaperBounds,
@@ -36,9 +36,6 @@ SCHEMA = SelfEditSchema(TOOLBOX, BOUNDS)
 GRAMMAR = ByteGrammar(SCHEMA.json_schema())
 PRIOR = edit(learning_rate=0.0005, epochs=2, batch_size=2, lora_rank=32, max_examples=64)
 
-EDITS = RandomEdits(TOOLBOX, BOUNDS)
-NEAR = RandomEdits(TOOLBOX, BOUNDS, prior=PRIOR, near=1.0)
-
 TOOL = """
 from random import Random
 from typing import Annotated, Literal
@@ -54,23 +51,22 @@ def {name}(task: Task, rng: Random, *, {arguments}) -> View:
 
 def test_the_bounds_in_use_are_drawn_from() -> None:
     schema = SelfEditSchema(TOOLBOX, Bounds())
-    for drawn in many(RandomEdits(TOOLBOX, Bounds(), prior=PRIOR), 50):
+    for drawn in many(schema, 50, prior=PRIOR):
         assert schema.parse(schema.canonical(drawn)) == drawn
 
 
 @settings(max_examples=50)
 @given(seed=st.integers(0, 2**32), near=st.sampled_from((0.0, 0.5, 1.0)))
 def test_a_random_edit_is_valid(seed: int, near: float) -> None:
-    edits = RandomEdits(TOOLBOX, BOUNDS, prior=PRIOR, near=near)
-    drawn = edits.draw(Random(seed))
+    drawn = draw_edit(SCHEMA, Random(seed), PRIOR, near)
     text = SCHEMA.canonical(drawn)
     assert SCHEMA.parse(text) == drawn
     assert GRAMMAR.accepts(text)
-    assert edits.draw(Random(seed)) == drawn
+    assert draw_edit(SCHEMA, Random(seed), PRIOR, near) == drawn
 
 
 def test_every_tool_argument_and_hyperparameter_comes() -> None:
-    seen = Counter(leaf for drawn in many(EDITS, 2000) for leaf in leaves(json.loads(SCHEMA.canonical(drawn))))
+    seen = Counter(leaf for drawn in many(SCHEMA, 2000) for leaf in leaves(json.loads(SCHEMA.canonical(drawn))))
     for tool in TOOLBOX.tools:
         assert seen["tool", tool.name]
         for name, kind in tool.schema["properties"].items():
@@ -84,7 +80,7 @@ def test_every_tool_argument_and_hyperparameter_comes() -> None:
 
 
 def test_numbers_of_calls_are_uniform_and_rates_log_uniform() -> None:
-    drawn = many(EDITS, 2000)
+    drawn = many(SCHEMA, 2000)
     counts = Counter(len(each.tools) for each in drawn)
     assert set(counts) == set(range(7))
     assert all(200 < count < 380 for count in counts.values())  # 286 each
@@ -92,12 +88,12 @@ def test_numbers_of_calls_are_uniform_and_rates_log_uniform() -> None:
 
 
 def test_every_rate_comes() -> None:
-    few = RandomEdits(TOOLBOX, Bounds(learning_rate=Rates(low=0.01, high=0.04, step=0.01)))
+    few = SelfEditSchema(TOOLBOX, Bounds(learning_rate=Rates(low=0.01, high=0.04, step=0.01)))
     assert {each.training.learning_rate for each in many(few, 100)} == {0.01, 0.02, 0.03, 0.04}
 
 
 def test_near_the_prior_every_number_is_within_a_factor_of_two() -> None:
-    drawn = [each.training for each in many(NEAR, 1000)]
+    drawn = [each.training for each in many(SCHEMA, 1000, prior=PRIOR, near=1.0)]
     assert {each.loss_on for each in drawn} == {"outputs"}
     assert {each.epochs for each in drawn} == {1, 2, 3, 4}
     assert {each.batch_size for each in drawn} == {1, 2, 4}
@@ -111,21 +107,21 @@ def test_a_prior_out_of_bounds_is_drawn_back_into_them() -> None:
     bounds = Bounds(
         learning_rate=Rates(low=0.01, high=0.02, step=0.01), epochs=WholeNumbers(low=3, high=3), lora_rank=(1,)
     )
-    far = RandomEdits(TOOLBOX, bounds.model_copy(update={"loss_on": ("all",)}), prior=PRIOR, near=1.0)
-    for each in many(far, 20):
+    far = SelfEditSchema(TOOLBOX, bounds.model_copy(update={"loss_on": ("all",)}))
+    for each in many(far, 20, prior=PRIOR, near=1.0):
         training = each.training
         assert (training.loss_on, training.learning_rate, training.epochs, training.lora_rank) == ("all", 0.01, 3, 1)
 
 
 def test_no_batch_is_larger_than_the_training_set() -> None:
-    tight = RandomEdits(TOOLBOX, Bounds(batch_size=(1, 64), max_examples=(16, 128)))
+    tight = SelfEditSchema(TOOLBOX, Bounds(batch_size=(1, 64), max_examples=(16, 128)))
     pairs = {(each.training.batch_size, each.training.max_examples) for each in many(tight, 100)}
     assert pairs == {(1, 16), (1, 128), (64, 128)}
 
 
 def test_bounds_that_contradict_one_another_are_said() -> None:
     with pytest.raises(InputError, match=r"a valid self-edit among 1000 random ones, found training\.batch_size"):
-        RandomEdits(TOOLBOX, Bounds(max_tools=0, batch_size=(64,), max_examples=(16,))).draw(Random(0))
+        draw_edit(SelfEditSchema(TOOLBOX, Bounds(max_tools=0, batch_size=(64,), max_examples=(16,))), Random(0))
 
 
 def test_a_tool_that_is_dropped_in_is_drawn_too(tmp_path: Path) -> None:
@@ -136,7 +132,9 @@ def test_a_tool_that_is_dropped_in_is_drawn_too(tmp_path: Path) -> None:
     )
     write_tool(tmp_path, "blend", TOOL.format(name="blend", arguments=arguments))
     toolbox = Toolbox.load([tools_dir(), tmp_path])
-    calls = [call for each in many(RandomEdits(toolbox, BOUNDS), 1500) for call in each.tools if call.tool == "blend"]
+    calls = [
+        call for each in many(SelfEditSchema(toolbox, BOUNDS), 1500) for call in each.tools if call.tool == "blend"
+    ]
     drawn = [dict(call.arguments) for call in calls]
     assert {each["odd"] for each in drawn} == {1, 2, 3}
     assert {each["quarter"] for each in drawn} == {0.5, 0.75, 1.0}
@@ -148,7 +146,7 @@ def test_a_tool_that_is_dropped_in_is_drawn_too(tmp_path: Path) -> None:
 
 def test_a_toolbox_with_one_call_gives_it_once(tmp_path: Path) -> None:
     write_tool(tmp_path, "plain", TOOL.format(name="plain", arguments="side: Literal[1] = 1"))
-    lone = RandomEdits(Toolbox.load([tmp_path]), BOUNDS)
+    lone = SelfEditSchema(Toolbox.load([tmp_path]), BOUNDS)
     assert {each.tools for each in many(lone, 40)} == {(), (ToolCall.of("plain", side=1),)}
 
 
@@ -156,7 +154,7 @@ def test_a_rule_that_no_schema_says_is_an_error(tmp_path: Path) -> None:
     arguments = "word: Annotated[str, Field(pattern='^[0-9]$')]"
     write_tool(tmp_path, "digits", TOOL.format(name="digits", arguments=arguments))
     with pytest.raises(InputError, match=r"tool digits: expected a valid call among 1000 random ones, found word: "):
-        many(RandomEdits(Toolbox.load([tmp_path]), BOUNDS), 50)
+        many(SelfEditSchema(Toolbox.load([tmp_path]), BOUNDS), 50)
 
 
 @settings(max_examples=20)
@@ -165,10 +163,6 @@ def test_an_edit_of_any_form_is_one_of_its_schema(seed: int, schema: Schema) -> 
     drawn = draw_edit(schema, Random(seed))
     assert schema.parse(schema.canonical(drawn)) == drawn
     assert draw_edit(schema, Random(seed)) == drawn
-
-
-def test_an_edit_of_the_default_form_is_drawn_as_random_edits_are() -> None:
-    assert [draw_edit(SCHEMA, Random(seed)) for seed in range(3)] == [EDITS.draw(Random(seed)) for seed in range(3)]
 
 
 def test_every_field_of_the_paper_s_form_comes() -> None:
@@ -185,18 +179,9 @@ def test_every_field_of_the_paper_s_form_comes() -> None:
     assert {each.training.max_examples for each in drawn} == {100}
 
 
-def test_a_form_that_nobody_can_draw_is_a_programming_error() -> None:
-    class Another(SelfEditSchema):
-        pass
-
-    assert draw_edit(Another(TOOLBOX, BOUNDS), Random(0)) == EDITS.draw(Random(0))
-    with pytest.raises(TypeError, match="object has no random self-edits"):
-        draw_edit(object(), Random(0))  # type: ignore[arg-type]
-
-
-def many(edits: RandomEdits, count: int) -> list[SelfEdit]:
+def many(schema: SelfEditSchema, count: int, **near: Any) -> list[SelfEdit]:
     rng = Random(0)
-    return [edits.draw(rng) for _ in range(count)]
+    return [draw_edit(schema, rng, **near) for _ in range(count)]
 
 
 def leaves(value: Any, name: str = "") -> list[tuple[str, Any]]:

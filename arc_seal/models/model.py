@@ -186,6 +186,13 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether matrices are multiplied faster in bfloat16 than in float32: on a GPU, and by AVX512-BF16 or AMX."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda"
+
+
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype for a name or `auto` (bfloat16 on cuda, else float32); `ModelError` when it is no float."""
     if name == "auto":

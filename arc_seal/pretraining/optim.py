@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from arc_seal.models.model import multiplies_bfloat16
 from arc_seal.settings import Settings
 
 
@@ -56,9 +57,9 @@ def decays(tokens: int, total: int, settings: OptimizerSettings) -> bool:
 class StackedMuon(Muon):
     """torch's Muon (github.com/KellerJordan/Muon), which orthogonalises matrices of one shape together.
 
-    A small network's 35 matrices are of 3 shapes: a GPU gets a tenth of the launches. On a CPU the products are in
-    float32: bfloat16, as torch has it, is a hundred times slower without instructions for it (AVX2 alone). The rate is
-    adjusted as by torch's `original`.
+    A small network's 35 matrices are of 3 shapes: a GPU gets a tenth of the launches. Without
+    instructions for bfloat16, where that is a hundred times slower, the products are in float32. The rate is adjusted
+    as by torch's `original`.
     """
 
     @torch.no_grad()
@@ -93,7 +94,7 @@ def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps
     linear, cubic, quintic = coefficients
     tall = matrices.shape[1] > matrices.shape[2]
     now = matrices.mT if tall else matrices
-    now = now.to(torch.bfloat16 if matrices.device.type == "cuda" else torch.float32)
+    now = now.to(torch.bfloat16 if multiplies_bfloat16(matrices.device) else torch.float32)
     now = now / now.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
         gram = now @ now.mT  # [matrices, least side, least side]

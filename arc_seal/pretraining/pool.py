@@ -1,4 +1,4 @@
-"""Pairs to pretrain on, real or made once by RE-ARC's generators, and what processes do about Ctrl-C. No torch."""
+"""Pairs to pretrain on, real or made once by a source of rules, and what processes do about Ctrl-C. No torch."""
 
 import hashlib
 import json
@@ -7,15 +7,15 @@ import os
 import signal
 import threading
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
-from random import Random
 from types import FrameType
 from typing import Any, Self
 
@@ -24,18 +24,20 @@ from numpy.typing import NDArray
 from pebble import ProcessExpired, ProcessPool
 
 from arc_seal.arc.grid import COLOURS, MAX_SIDE, Grid
+from arc_seal.arc.splits import untrained
 from arc_seal.arc.task import Demonstration
 from arc_seal.errors import InputError
 from arc_seal.files import remove_stale, write_whole
 from arc_seal.models.weights import cache_root
-from arc_seal.pretraining import re_arc
-from arc_seal.pretraining.re_arc import PairLimits
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 """Input and output, each the colours of a grid as a read-only array [height, width]."""
 
-FORMAT = 2
-"""Raised when the same recipe would make other pairs, so that no old file passes for a new one."""
+FORMAT = 3
+"""Raised when the same source would leave other pairs, so that no old file passes for a new one."""
+
+FEWEST_PAIRS = 4
+"""A rule with fewer pairs is left out: a context is to show it more than once."""
 
 
 @contextmanager
@@ -77,6 +79,7 @@ class Pool:
     counts: NDArray[np.int64]  # number of each task's pairs, [tasks]
     shapes: NDArray[np.uint8]  # height and width of input and output, [pairs, 2, 2]
     cells: NDArray[np.uint8]  # the colours of all grids, row by row
+    left_out: Mapping[str, int] = field(default_factory=dict)  # how many pairs and rules are not in it, by reason
 
     def __post_init__(self) -> None:
         for array in (self.counts, self.shapes, self.cells):
@@ -91,23 +94,37 @@ class Pool:
         return cls(tuple(pairs), counts, shapes, np.frombuffer(b"".join(grid.cells for grid in grids), np.uint8))
 
     @classmethod
+    def joined(cls, pools: Sequence[Self]) -> Self:
+        """The pool of the tasks of several pools, which have none in common."""
+        left_out = sum((Counter(pool.left_out) for pool in pools), Counter[str]())
+        return cls(
+            tuple(task_id for pool in pools for task_id in pool.task_ids),
+            np.concatenate([np.zeros(0, np.int64), *(pool.counts for pool in pools)]),
+            np.concatenate([np.zeros((0, 2, 2), np.uint8), *(pool.shapes for pool in pools)]),
+            np.concatenate([np.zeros(0, np.uint8), *(pool.cells for pool in pools)]),
+            left_out,
+        )
+
+    @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote; an InputError when the file cannot be read, or is no pool."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = [stored[name] for name in ("task_ids", "counts", "shapes", "cells")]
+                left_out = dict(zip(stored["reasons"].tolist(), stored["numbers"].tolist(), strict=True))
             found = _flaw(*arrays)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             found = str(error).splitlines()[0] if str(error) else "none"
         if found:
             raise InputError(str(path), "", "a pool of pairs", found)
         task_ids, counts, shapes, cells = arrays
-        return cls(tuple(task_ids.tolist()), counts, shapes.reshape(-1, 2, 2), cells)
+        return cls(tuple(task_ids.tolist()), counts, shapes.reshape(-1, 2, 2), cells, left_out)
 
     def save(self, path: Path) -> None:
         """Write the pool as one .npz file, which is there whole or not at all."""
         arrays: dict[str, NDArray[Any]] = {"task_ids": np.array(self.task_ids, np.str_), "counts": self.counts}
         arrays |= {"shapes": self.shapes.reshape(-1, 2), "cells": self.cells}
+        arrays |= {"reasons": np.array([*self.left_out], np.str_), "numbers": np.array([*self.left_out.values()], int)}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays))
 
@@ -154,60 +171,88 @@ def _flaw(task_ids: NDArray[Any], counts: NDArray[Any], shapes: NDArray[Any], ce
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How synthetic pairs are made; pair k of a generator depends on seed, generator, k and limits alone."""
+class Source:
+    """Where rules come from, each shown by pairs; what `make` gives depends on its arguments and the version alone."""
 
-    seed: int = 0
-    pairs: int = 200  # distinct ones wanted of each generator
-    limits: PairLimits = field(default_factory=PairLimits)
+    name: str
+    licence: str  # of the code or data that it draws from, by SPDX
+    where: str  # in a line
+    version: str
+    groups: tuple[str, ...]  # names of what is made at one go, by one process
+    # The pairs of each rule of a group, by the rule's name: of a group, a seed and how many pairs a rule is to have.
+    # It can be pickled.
+    make: Callable[[str, int, int], Mapping[str, Sequence[Demonstration]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The pairs of one generator are there: how many, as the `done`th generator of `total`."""
+    """The pairs of one group are there: how many, as the `done`th group of `total`."""
 
-    task_id: str
+    source: str
+    group: str
     done: int
     total: int
     pairs: int
 
 
-def synthetic_pool(
-    task_ids: Collection[str], recipe: Recipe, report: Callable[[Made], None], workers: int | None = None
+def source_pool(
+    source: Source,
+    seed: int,
+    pairs: int,
+    report: Callable[[Made], None],
+    *,
+    gated: bool = True,
+    workers: int | None = None,
 ) -> Pool:
-    """The pairs of some tasks' generators, made where they are not in the cache yet; tasks sorted, some without pairs.
+    """The rules of a source, each with at most so many pairs, made where they are not in the cache yet.
 
-    A generator's pairs are kept as soon as they are made, by `workers` processes, None for one a processor. `report` is
-    called for every generator; not at all when the cache has the whole pool. An InputError when there is no such
-    generator, the cache cannot be written, or a process died making pairs.
+    With `gated` they are fit to be trained on, see `gate`. A group's pairs are kept as soon as they are made, by
+    `workers` processes, None for one a processor. `report` is called for every group; not at all when the cache has the
+    whole pool. An InputError when the cache cannot be written, or a process died making pairs.
     """
-    folder = cache_root() / f"re-arc-{digest(re_arc.installed_version(), FORMAT, asdict(recipe))}"
-    files = {task_id: folder / f"{task_id}.npz" for task_id in sorted(set(task_ids))}
+    made_by = digest(source.version, FORMAT, seed, pairs, sorted(untrained().ids) if gated else None)
+    folder = cache_root() / f"{source.name}-{made_by}"
+    files = {group: folder / f"{group}.npz" for group in sorted(set(source.groups))}
     whole = folder / f"pool-{digest(list(files))}.npz"
     if not whole.is_file():
-        for task_id in files:
-            re_arc.rule_of(task_id)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             remove_stale(folder, "*.npz.*")
-            _make_files(files, recipe, report, workers or os.cpu_count() or 1)
-            Pool.from_pairs({task_id: Pool.load(file).pairs(task_id) for task_id, file in files.items()}).save(whole)
+            make = partial(_made, source.make, seed, pairs, gated)
+            _make_files(source.name, files, make, report, workers or os.cpu_count() or 1)
+            Pool.joined([Pool.load(file) for file in files.values()]).save(whole)
         except OSError as error:
             found = error.strerror or str(error)
             raise InputError(str(folder), "", "a cache folder that can be written ($ARC_SEAL_CACHE)", found) from error
     return Pool.load(whole)
 
 
-def make_pairs(task_id: str, recipe: Recipe) -> list[Demonstration]:
-    """The pairs of one generator, all distinct."""
-    pairs: dict[Demonstration, None] = {}  # a set in order of making
-    for number in range(2 * recipe.pairs):  # a generator with little to vary makes many twice
-        if len(pairs) == recipe.pairs or (number == 25 and not pairs):  # its grids are all too large
-            break
-        pair = re_arc.generate(task_id, Random(f"{recipe.seed}/{task_id}/{number}"), recipe.limits)
-        if pair is not None:
-            pairs.setdefault(pair)
-    return list(pairs)
+def gate(rules: Mapping[str, Sequence[Demonstration]]) -> Pool:
+    """The rules without pairs that share one, or a grid, with what must stay unseen; a rule with few left is left out.
+
+    Generators can hit on such pairs too.
+    """
+    kept, left_out = dict[str, list[Demonstration]](), Counter[str]()
+    for rule, pairs in rules.items():
+        reasons = [untrained().reason_of_pair(pair) for pair in pairs]
+        left_out.update(f"pairs: {reason.rsplit('/', 1)[0]}" for reason in reasons if reason)
+        fit = [pair for pair, reason in zip(pairs, reasons, strict=True) if not reason]
+        if len(fit) >= FEWEST_PAIRS:
+            kept[rule] = fit
+        else:
+            left_out[f"rules: fewer than {FEWEST_PAIRS} pairs"] += 1
+    return replace(Pool.from_pairs(kept), left_out=left_out)
+
+
+def _made(
+    make: Callable[[str, int, int], Mapping[str, Sequence[Demonstration]]],
+    seed: int,
+    pairs: int,
+    gated: bool,
+    group: str,
+) -> Pool:
+    rules = make(group, seed, pairs)
+    return gate(rules) if gated else Pool.from_pairs(rules)
 
 
 def digest(*values: Any) -> str:
@@ -215,33 +260,37 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
 
 
-def _make_files(files: dict[str, Path], recipe: Recipe, report: Callable[[Made], None], workers: int) -> None:
-    """Make every generator's file that is not there; one that is there is whole."""
-    there = [task_id for task_id, file in files.items() if file.is_file()]
-    for done, task_id in enumerate(there, 1):
-        report(Made(task_id, done, len(files), len(Pool.load(files[task_id]))))
-    missing = [task_id for task_id in files if task_id not in there]
+def _make_files(
+    source: str,
+    files: Mapping[str, Path],
+    make: Callable[[str], Pool],
+    report: Callable[[Made], None],
+    workers: int,
+) -> None:
+    """Make every group's file that is not there; one that is there is whole."""
+    there = [group for group, file in files.items() if file.is_file()]
+    for done, group in enumerate(there, 1):
+        report(Made(source, group, done, len(files), len(Pool.load(files[group]))))
+    missing = [group for group in files if group not in there]
     if not missing:
         return
     # A fresh interpreter each: a fork would copy the locks of this process's threads.
     context = multiprocessing.get_context("spawn")
     ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to this process, which ends its workers
-    pool = ProcessPool(min(workers, len(missing)), initializer=signal.signal, initargs=ignore, context=context)
+    processes = ProcessPool(min(workers, len(missing)), initializer=signal.signal, initargs=ignore, context=context)
     try:
-        futures: dict[Future[list[Demonstration]], str] = {
-            pool.schedule(make_pairs, args=(task_id, recipe)): task_id for task_id in missing
-        }
+        futures: dict[Future[Pool], str] = {processes.schedule(make, args=(group,)): group for group in missing}
         for done, future in enumerate(as_completed(futures), len(there) + 1):
-            task_id = futures.pop(future)
+            group = futures.pop(future)
             try:
-                pairs = future.result()
+                pool = future.result()
             except (ProcessExpired, BrokenProcessPool) as error:  # it died at work, or between two files
                 code = f" with exit code {error.exitcode}" if isinstance(error, ProcessExpired) else ""
                 expected = "a process that makes its pairs to the end"
                 found = f"one that died{code}; those made so far are kept"
-                raise InputError(f"RE-ARC {task_id}", "", expected, found) from error
-            Pool.from_pairs({task_id: pairs}).save(files[task_id])
-            report(Made(task_id, done, len(files), len(pairs)))
+                raise InputError(f"{source} {group}", "", expected, found) from error
+            pool.save(files[group])
+            report(Made(source, group, done, len(files), len(pool)))
     finally:
-        pool.stop()  # type: ignore[no-untyped-call]
-        pool.join()
+        processes.stop()  # type: ignore[no-untyped-call]
+        processes.join()

@@ -3,8 +3,8 @@
 import copy
 import secrets
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -15,16 +15,15 @@ import torch
 from pydantic import Field
 
 from arc_seal.arc.datasets import load_tasks
-from arc_seal.arc.splits import never_trained, pretraining_tasks, solved_pairs, untrained
 from arc_seal.errors import InputError
 from arc_seal.files import tools_dir, weights_dir
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
 from arc_seal.models.model import pick_device, read_network, reading
 from arc_seal.models.weights import resolve, write_manifest
-from arc_seal.pretraining import re_arc
 from arc_seal.pretraining.loop import PretrainingProgress, RunSettings, claimed, pool_contexts, pretrain, task_contexts
 from arc_seal.pretraining.optim import OptimizerSettings
-from arc_seal.pretraining.pool import Made, Pool, Recipe, digest, synthetic_pool
+from arc_seal.pretraining.pool import Made, Pool, digest, source_pool
+from arc_seal.pretraining.sources import find_source, training_pools
 from arc_seal.pretraining.stream import Chunks, DataSettings, is_drawable
 from arc_seal.self_edit.edit import SelfEdit, Training, canonical
 from arc_seal.self_edit.random_edit import draw_edit
@@ -59,7 +58,9 @@ class PretrainConfig(Settings):
         for name, value in self.model_dump(include={"seed", "weights", "network", "data", "optimizer"}).items():
             kept |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
         kept["content of tools/"] = digest({file.name: file.read_text() for file in sorted(tools_dir().glob("*.py"))})
-        kept["version of reasoning-gym"] = re_arc.installed_version() if self.data.synthetic_share else None
+        for name in self.data.with_share:
+            if name != "tasks":
+                kept[f"version of {name}"] = find_source(name, self.data).version
         return kept
 
 
@@ -78,15 +79,15 @@ def run(
     network: GridConfig,
     folder: Path,
     watch: Callable[[PretrainingProgress], None],
-    on_generator: Callable[[Made], None],
+    on_made: Callable[[Made], None],
 ) -> Finished:
     """Carry a run out, or go on with it; an InputError when settings do not fit the folder, the machine or the data."""
     torch.manual_seed(config.seed)
     model = torch.nn.Module.to(first_weights(config.weights, network), pick_device(config.device)).train()
     data = config.data
-    chunks = Chunks(training_pools(data, on_generator), data, config.run.batch_tokens, config.seed, write_self_edit)
+    chunks = Chunks(drawn_pools(data, on_made), data, config.run.batch_tokens, config.seed, write_self_edit)
     dev = load_tasks("arcagi1/dev")
-    made = _synthetic({task.id for task, _ in dev}, data, on_generator)
+    made = dev_generators([task.id for task, _ in dev], data, on_made)
     unseen = {
         "dev": task_contexts(dev, config.measure_max_tokens),
         "dev generators": pool_contexts(made, pairs=4, each=3, max_tokens=data.max_tokens, seed=config.seed),
@@ -136,31 +137,23 @@ def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
     return later
 
 
-def training_pools(data: DataSettings, on_generator: Callable[[Made], None]) -> list[tuple[Pool, float]]:
+def drawn_pools(data: DataSettings, report: Callable[[Made], None]) -> list[tuple[Pool, float]]:
     """What is trained on, with its share of the stream; an InputError when some of it gives no context."""
-    real = Pool.from_pairs({entry[0].id: [*solved_pairs(entry)] for entry in pretraining_tasks()})
-    pools = [(real, 1 - data.synthetic_share)]
-    if data.synthetic_share:
-        made = _synthetic(re_arc.rules().keys() - never_trained(), data, on_generator)
-        pools.append((without_untrained(made), data.synthetic_share))
-    pools = [(pool, share) for pool, share in pools if share]
-    if not all(is_drawable(pool, data) for pool, _ in pools):
-        expected = "settings that let a context be drawn, such as data.max_tokens=900"
-        raise InputError("configuration", "data", expected, "no task with enough pairs that are short enough")
-    return pools
+    pools = training_pools(data, report)
+    for name, pool in pools.items():
+        if not is_drawable(pool, data):
+            expected = "settings that let a context be drawn, such as data.max_tokens=900"
+            found = f"no task of {name} with enough pairs that are short enough"
+            raise InputError("configuration", "data", expected, found)
+    return [(pool, data.with_share[name]) for name, pool in pools.items()]
 
 
-def without_untrained(pool: Pool) -> Pool:
-    """The pool without pairs that share one, or a grid, with what must stay unseen: generators can hit on those too."""
-    reason = untrained().reason_of_pair
-    left = {task: [pair for pair in pool.pairs(task) if reason(pair) is None] for task in pool.task_ids}
-    return Pool.from_pairs(left)
-
-
-def _synthetic(task_ids: set[str], data: DataSettings, on_generator: Callable[[Made], None]) -> Pool:
-    if not data.synthetic_share or not data.pairs_per_generator:
+def dev_generators(dev_ids: Iterable[str], data: DataSettings, report: Callable[[Made], None]) -> Pool:
+    """New pairs of what RE-ARC has of the tasks of dev, to measure on; none where RE-ARC is not trained on either."""
+    if not data.shares.re_arc:
         return Pool.from_pairs({})
-    return synthetic_pool(task_ids, Recipe(pairs=data.pairs_per_generator), on_generator)
+    source = replace(find_source("re_arc", data), groups=tuple(dev_ids))
+    return source_pool(source, 0, data.pairs_per_generator, report, gated=False)
 
 
 def write_self_edit(rng: np.random.Generator) -> str:

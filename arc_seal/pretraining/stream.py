@@ -20,14 +20,12 @@ from arc_seal.models.grid_codec import INPUT, OUTPUT, PAD, grid_segment, join, t
 from arc_seal.models.model import Batch, collate
 from arc_seal.models.prompt import Encoded
 from arc_seal.pretraining.pool import Pair, Pool
-from arc_seal.settings import Settings
+from arc_seal.pretraining.sources import SourceSettings
 
 
-class DataSettings(Settings):
+class DataSettings(SourceSettings):
     """What is trained on; each setting is described in conf/pretrain.yaml, data."""
 
-    pairs_per_generator: int = Field(200, ge=0)
-    synthetic_share: float = Field(0.6, ge=0, le=1)
     max_tokens: int = Field(900, ge=32)
     fewest_pairs: int = Field(2, ge=1)
     most_pairs: int = Field(6, ge=1)

@@ -196,8 +196,8 @@ class RunView(Display):
     finished = proposed
 
     def generator(self, made: "Made") -> None:
-        """Show that one more generator's pairs are there."""
-        line = f"making pairs: {made.done}/{made.total} generators, {made.pairs} pairs of {made.task_id}"
+        """Show that the pairs of one more group of a source are there."""
+        line = f"making pairs: {made.done}/{made.total} of {made.source}, {made.pairs} pairs of {made.group}"
         self.redraw(line, due=made.done == made.total or None)
 
     def pretraining(self, done: "PretrainingProgress") -> None:

@@ -27,17 +27,17 @@ from arc_seal.models.grid_codec import FIRST_BYTE
 from arc_seal.models.grid_network import GridForCausalLM
 from arc_seal.models.model import load
 from arc_seal.models.weights import GridSource
+from arc_seal.pretraining import re_arc
 from arc_seal.pretraining.loop import LATEST, PretrainingProgress, RunSettings
 from arc_seal.pretraining.optim import OptimizerSettings
-from arc_seal.pretraining.pool import Pool
+from arc_seal.pretraining.pool import Pool, gate
 from arc_seal.pretraining.run import (
     PretrainConfig,
     _schema,
+    drawn_pools,
     export,
     first_weights,
     run,
-    training_pools,
-    without_untrained,
     write_self_edit,
 )
 from arc_seal.pretraining.stream import DataSettings
@@ -53,7 +53,7 @@ ROOT = Path(__file__).parents[2]
 
 TINY = (
     "network.hidden_size=32", "network.intermediate_size=64", "network.num_hidden_layers=1",
-    "network.num_attention_heads=2", "data.synthetic_share=0", "data.max_tokens=120", "data.self_edit_max_tokens=100",
+    "network.num_attention_heads=2", "data.shares.re_arc=0", "data.max_tokens=120", "data.self_edit_max_tokens=100",
     "run.tokens=1500", "run.batch_tokens=512", "run.workers=0", "optimizer.warmup_tokens=500", "device=cpu",
     "measure_max_tokens=250",
 )  # fmt: skip
@@ -62,11 +62,12 @@ IDENTITY = {
     "seed", "weights", "run.batch_tokens",
     "network._target_", "network.hidden_size", "network.intermediate_size", "network.num_hidden_layers",
     "network.num_attention_heads", "network.revision",
-    "data.pairs_per_generator", "data.synthetic_share", "data.max_tokens", "data.fewest_pairs", "data.most_pairs",
+    "data.shares", "data.pairs_per_generator", "data.rules", "data.pairs_per_rule", "data.arc_gen",
+    "data.max_tokens", "data.fewest_pairs", "data.most_pairs",
     "data.self_edit_share", "data.self_edit_max_tokens", "data.new_rule_share", "data.keep_background_share",
     "optimizer.matrix_rate", "optimizer.other_rate", "optimizer.weight_decay", "optimizer.max_gradient_norm",
     "optimizer.warmup_tokens", "optimizer.decay_share",
-    "content of tools/", "version of reasoning-gym",
+    "content of tools/", "version of re_arc",
 }  # fmt: skip
 """What checkpoints hold: with one more, or one less, no run of an older version could go on."""
 
@@ -152,21 +153,21 @@ def test_a_run_goes_on_with_the_tools_that_it_began_with(tmp_path: Path, monkeyp
 
 @needs_re_arc
 def test_a_run_goes_on_with_the_generators_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("arc_seal.pretraining.run.synthetic_pool", lambda *_, **__: tiny_pool(sides=(1, 2)))
-    monkeypatch.setattr("arc_seal.pretraining.re_arc.installed_version", lambda: "0.1.25")
-    carry_out(tmp_path, "data.synthetic_share=0.5")
-    carry_out(tmp_path, "data.synthetic_share=0.5")
-    monkeypatch.setattr("arc_seal.pretraining.re_arc.installed_version", lambda: "0.1.26")
+    monkeypatch.setattr("arc_seal.pretraining.sources.source_pool", lambda *_, **__: tiny_pool(sides=(1, 2)))
+    monkeypatch.setattr("arc_seal.pretraining.run.source_pool", lambda *_, **__: tiny_pool(sides=(1, 2)))
+    carry_out(tmp_path, "data.shares.re_arc=0.5")
+    carry_out(tmp_path, "data.shares.re_arc=0.5")
+    monkeypatch.setattr("arc_seal.pretraining.re_arc.version", lambda: "0.1.26")
     with pytest.raises(InputError) as caught:
-        carry_out(tmp_path, "data.synthetic_share=0.5", "run.tokens=3000")
-    assert str(caught.value) == (
-        f'configuration: version of reasoning-gym: expected "0.1.25"{AS_BEFORE}, found "0.1.26"'
+        carry_out(tmp_path, "data.shares.re_arc=0.5", "run.tokens=3000")
+    assert (
+        str(caught.value) == f'configuration: version of re_arc: expected "{re_arc.VERSION}"{AS_BEFORE}, found "0.1.26"'
     )
 
 
 def test_a_run_without_generated_pairs_needs_no_generators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     carry_out(tmp_path)
-    monkeypatch.setattr("arc_seal.pretraining.re_arc.installed_version", refuse_generators)
+    monkeypatch.setattr("arc_seal.pretraining.re_arc.version", refuse_generators)
     carry_out(tmp_path, "run.tokens=1600")
 
 
@@ -407,17 +408,18 @@ def leaks(pool: Pool, images: set[tuple[object, ...]]) -> list[str]:
 
 def test_nothing_that_is_measured_or_tuned_on_is_in_what_is_trained_on(tmp_path: Path) -> None:
     """By every image of every unseen pair, and by `Contamination`; a planted task is the control."""
-    ((pool, share),) = training_pools(config_of(tmp_path, *TINY).data, refuse_generators)
+    ((pool, share),) = drawn_pools(config_of(tmp_path, *TINY).data, refuse_generators)
     ids = {entry[0].id for spec in UNTRAINED for entry in load_tasks(spec)}
-    assert share == 1 and len(pool.task_ids) == 553
+    assert share == 0.4 and len(pool.task_ids) == 471
     assert not ids & set(pool.task_ids) and {*SEAL_TRAINING, *DEV} <= ids
     images = unseen_images()
     assert leaks(pool, images) == []
-    assert len(without_untrained(pool)) == len(pool)
+    left = gate({task_id: pool.pairs(task_id) for task_id in pool.task_ids}).left_out
+    assert set(left) == {"rules: fewer than 4 pairs"}
     planted = load_tasks("arcagi1/evaluation/00576224", "arcagi1/training/5582e5ca", f"arcagi1/training/{DEV[0]}")
     spoilt = pool_of(disguised(entry, seed) for seed, entry in enumerate(planted))
     assert len(spoilt) == len(leaks(spoilt, images)) > 9
-    assert len(without_untrained(spoilt)) == 0
+    assert len(gate({task_id: spoilt.pairs(task_id) for task_id in spoilt.task_ids})) == 0
 
 
 def disguise(pair: Demonstration, seed: int) -> Demonstration:
@@ -445,7 +447,7 @@ def test_a_planted_pair_is_taken_out_and_nothing_else(spec: str) -> None:
     for symmetry in range(3):
         pairs["task1"].insert(2 * symmetry, disguise(planted, symmetry))
     assert untrained().reason_of_pair(pairs["task1"][0])
-    left = without_untrained(Pool.from_pairs(pairs))
+    left = gate(pairs)
     assert {task_id: left.pairs(task_id) for task_id in left.task_ids} == {
         task_id: plain.pairs(task_id) for task_id in plain.task_ids
     }
@@ -454,11 +456,11 @@ def test_a_planted_pair_is_taken_out_and_nothing_else(spec: str) -> None:
 SAVE_POOLS = """
 import sys
 from pathlib import Path
-from arc_seal.pretraining.run import training_pools
+from arc_seal.pretraining.run import drawn_pools
 from tests.pretraining.test_run import TINY, config_of
 folder = Path(sys.argv[1])
-config = config_of(folder, *TINY, "data.synthetic_share=0.25", "data.pairs_per_generator=2")
-for pool, share in training_pools(config.data, lambda made: None):
+config = config_of(folder, *TINY, "data.shares.re_arc=0.2", "data.pairs_per_generator=4")
+for pool, share in drawn_pools(config.data, lambda made: None):
     pool.save(folder / f"{share}.npz")
 """
 
@@ -469,8 +471,8 @@ def test_no_generator_of_what_is_unseen_is_trained_on(tmp_path: Path) -> None:
     """With pairs of every generator that there is, made anew in a cache of its own."""
     done = run_python(SAVE_POOLS, tmp_path, ARC_SEAL_CACHE=tmp_path / "cache", PYTHONPATH=ROOT)
     assert done.returncode == 0, done.stderr
-    real, made = (Pool.load(tmp_path / f"{share}.npz") for share in (0.75, 0.25))
-    assert len(real.task_ids) == 553 and len(made) > 500
+    real, made = (Pool.load(tmp_path / f"{share}.npz") for share in (0.4, 0.2))
+    assert len(real.task_ids) == 471 and len(made) > 1000
     assert not set(made.task_ids) & never_trained()
     assert never_trained() >= {*SEAL_TRAINING, *DEV}
     images = unseen_images()
@@ -482,6 +484,8 @@ def test_no_generator_of_what_is_unseen_is_trained_on(tmp_path: Path) -> None:
     [
         ("data.most_pairs=1", "configuration: data.most_pairs: expected at least data.fewest_pairs, 2, found 1"),
         ("data.new_rule_share=2", "configuration: data.new_rule_share: expected less than or equal to 1, found 2"),
+        ("data.shares.tasks=-1", "configuration: data.shares.tasks: expected greater than or equal to 0, found -1"),
+        ("data.shares={tasks:0,re_arc:0}", "configuration: data.shares: expected one share above 0 at least, found"),
         ("run.tokens=0", "configuration: run.tokens: expected greater than or equal to 1, found 0"),
         ("optimizer.matrix_rate=nan", "configuration: optimizer.matrix_rate: expected a finite number, found NaN"),
         ("name=a/b", "configuration: name: expected String should match pattern"),
@@ -504,13 +508,7 @@ def test_settings_out_of_range_are_refused(tmp_path: Path, argument: str, messag
 )
 def test_data_that_no_context_can_be_drawn_from_are_refused(tmp_path: Path, argv: tuple[str, ...]) -> None:
     with pytest.raises(InputError, match=r"^configuration: data: expected settings that let a context be drawn"):
-        training_pools(config_of(tmp_path, *TINY, *argv).data, refuse_generators)
-
-
-def test_synthetic_data_without_pairs_are_refused(tmp_path: Path) -> None:
-    config = config_of(tmp_path, *TINY, "data.synthetic_share=0.5", "data.pairs_per_generator=0")
-    with pytest.raises(InputError, match=r"^configuration: data: expected settings that let a context be drawn"):
-        training_pools(config.data, refuse_generators)
+        drawn_pools(config_of(tmp_path, *TINY, *argv).data, refuse_generators)
 
 
 def test_random_self_edits_are_valid_and_their_generators() -> None:

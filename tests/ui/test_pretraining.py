@@ -47,14 +47,14 @@ def test_the_first_fifty_losses_count_alike_then_the_mean_moves() -> None:
     assert f"loss {2 + 2 / 50 * 0.98**51:.3f}" in last
 
 
-def test_generators_are_shown_while_their_pairs_are_made() -> None:
+def test_groups_are_shown_while_their_pairs_are_made() -> None:
     console, watch = plain_console(), Watch()
     view = RunView(console, clock=watch)
     for done in range(1, 6):
-        view.generator(Made("44f52bb0", done, 5, 200))
+        view.generator(Made("re_arc", "44f52bb0", done, 5, 200))
         watch.pass_time(3)
     assert [line.split(",")[0] for line in shown(console).splitlines()] == [
-        f"making pairs: {done}/5 generators" for done in (1, 5)
+        f"making pairs: {done}/5 of re_arc" for done in (1, 5)
     ]
 
 

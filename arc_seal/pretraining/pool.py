@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from random import Random
 from types import FrameType
 from typing import Any, Self
 
@@ -200,14 +199,7 @@ def synthetic_pool(
 
 def make_pairs(task_id: str, recipe: Recipe) -> list[Demonstration]:
     """The pairs of one generator, all distinct."""
-    pairs: dict[Demonstration, None] = {}  # a set in order of making
-    for number in range(2 * recipe.pairs):  # a generator with little to vary makes many twice
-        if len(pairs) == recipe.pairs or (number == 25 and not pairs):  # its grids are all too large
-            break
-        pair = re_arc.generate(task_id, Random(f"{recipe.seed}/{task_id}/{number}"), recipe.limits)
-        if pair is not None:
-            pairs.setdefault(pair)
-    return list(pairs)
+    return re_arc.make(task_id, recipe.seed, recipe.pairs, recipe.limits)[task_id]
 
 
 def digest(*values: Any) -> str:

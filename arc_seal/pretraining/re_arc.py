@@ -18,11 +18,15 @@ from random import Random
 from typing import Any
 
 from arc_seal.arc.grid import Grid
+from arc_seal.arc.splits import never_trained
 from arc_seal.arc.task import Demonstration
 from arc_seal.errors import GridError, InputError
 
 PACKAGE, VERSION = "reasoning-gym", "0.1.25"
 """The version is the one that was looked at; another may draw other pairs."""
+
+LICENCE = "Apache-2.0 AND MIT"  # reasoning-gym's, and RE-ARC's own
+WHERE = f"PyPI {PACKAGE} {VERSION}, arc/rearc_utils: RE-ARC's generators, held by its verifiers"
 
 TOO_LARGE, UNCHANGED = "made grids too large", "changed nothing"
 """Why an attempt failed, where the next one is made easier or harder."""
@@ -47,6 +51,28 @@ class PairLimits:
     cpu_s: float = 20.0  # most processor seconds of generator and verifier each, held in a main thread only
 
 
+def groups(count: int = 0) -> list[str]:
+    """The tasks whose generators may be trained on, sorted, whatever the count; an InputError as `rules` raises."""
+    return sorted(rules().keys() - never_trained())
+
+
+def make(group: str, seed: int, pairs: int, limits: PairLimits | None = None) -> dict[str, list[Demonstration]]:
+    """Up to `pairs` distinct pairs of one generator, under its task's id; pair k depends on seed, task and k alone."""
+    return {group: distinct(pairs, lambda number: generate(group, Random(f"{seed}/{group}/{number}"), limits))}
+
+
+def distinct(pairs: int, attempt: Callable[[int], Demonstration | None]) -> list[Demonstration]:
+    """Up to so many distinct pairs of those that numbered attempts give, in their order."""
+    made: dict[Demonstration, None] = {}
+    for number in range(2 * pairs):  # a generator with little to vary makes many twice
+        if len(made) == pairs or (number == 25 and not made):  # its grids are all too large
+            break
+        pair = attempt(number)
+        if pair is not None:
+            made.setdefault(pair)
+    return list(made)
+
+
 def generate(task_id: str, rng: Random, limits: PairLimits | None = None) -> Demonstration | None:
     """Make one pair, by the state of `rng`, the task and the limits alone; None when every attempt failed."""
     rule, limits = rule_of(task_id), limits or PairLimits()
@@ -54,7 +80,7 @@ def generate(task_id: str, rng: Random, limits: PairLimits | None = None) -> Dem
     for _ in range(limits.tries):
         try:
             return _attempt(rule, rng.getrandbits(64), hardest, limits)
-        except _Failed as failed:
+        except Failed as failed:
             if str(failed) == TOO_LARGE:
                 hardest *= limits.easing
             elif str(failed) == UNCHANGED:
@@ -72,12 +98,8 @@ def rule_of(task_id: str) -> Rule:
 @cache
 def rules() -> dict[str, Rule]:
     """The rules of all tasks of arcagi1/training; an InputError when reasoning-gym is not installed."""
-    package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
-    if package is None or not package.submodule_search_locations:
-        expected = f"the package {PACKAGE} (pip install --no-deps {PACKAGE}=={VERSION})"
-        raise InputError("RE-ARC's generators", "", expected, "it is not installed")
     # Loaded as a package of their own: the one they are part of would import a dozen libraries not needed here.
-    folder, own = Path(package.submodule_search_locations[0], "arc", "rearc_utils"), "arc_seal_re_arc"
+    folder, own = package_folder() / "arc" / "rearc_utils", "arc_seal_re_arc"
     spec = importlib.util.spec_from_file_location(own, folder / "__init__.py", submodule_search_locations=[str(folder)])
     if spec is None or spec.loader is None or not (folder / "generators").is_dir():
         expected = f"RE-ARC's generators in arc/rearc_utils, as {PACKAGE} {VERSION} has them"
@@ -89,37 +111,54 @@ def rules() -> dict[str, Rule]:
     return {task_id: (made[f"generate_{task_id}"], solved[f"verify_{task_id}"]) for task_id in ids}
 
 
-def installed_version() -> str:
+def package_folder() -> Path:
+    """Where reasoning-gym is installed; an InputError when it is not."""
+    package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    if package is None or not package.submodule_search_locations:
+        expected = f"the package {PACKAGE} (pip install --no-deps {PACKAGE}=={VERSION})"
+        raise InputError("RE-ARC's generators", "", expected, "it is not installed")
+    return Path(package.submodule_search_locations[0])
+
+
+def version() -> str:
     """The version of reasoning-gym, once its generators are loaded; see `rules`."""
     rules()
     return importlib.metadata.version(PACKAGE)
 
 
-class _Failed(Exception):
+def solve(task_id: str, shown: Grid, cpu_s: float) -> Grid | None:
+    """The output that a task's verifier gives for an input; None where it fails, takes too long or gives no grid."""
+    try:
+        return Grid.from_rows(within(cpu_s, rule_of(task_id)[1], shown.rows))
+    except (Failed, GridError, TypeError):
+        return None
+
+
+class Failed(Exception):
     """An attempt at a pair came to nothing; the message says why."""
 
 
 def _attempt(rule: Rule, seed: int, hardest: float, limits: PairLimits) -> Demonstration:
-    (generator, verifier), rng = rule, _CountedRandom(seed, limits.draws)
-    made = _called(limits.cpu_s, generator, rng, 0.0, hardest)
+    (generator, verifier), rng = rule, CountedRandom(seed, limits.draws)
+    made = within(limits.cpu_s, generator, rng, 0.0, hardest)
     try:
         pair = Demonstration(Grid.from_rows(made["input"]), Grid.from_rows(made["output"]))
     except (GridError, TypeError) as error:
-        raise _Failed("made no grids") from error
+        raise Failed("made no grids") from error
     if len(pair.input.cells) + len(pair.output.cells) > limits.max_cells:
-        raise _Failed(TOO_LARGE)
+        raise Failed(TOO_LARGE)
     if pair.input == pair.output:
-        raise _Failed(UNCHANGED)
-    if _called(limits.cpu_s, verifier, pair.input.rows) != pair.output.rows:
-        raise _Failed("failed the task's verifier")
+        raise Failed(UNCHANGED)
+    if within(limits.cpu_s, verifier, pair.input.rows) != pair.output.rows:
+        raise Failed("failed the task's verifier")
     return pair
 
 
-def _called(cpu_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of RE-ARC gives within so many processor seconds."""
+def within(cpu_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives within so many processor seconds, held in a main thread only; else `Failed`."""
 
     def end(*_: object) -> None:
-        raise _Failed("took too long")
+        raise Failed("took too long")
 
     timed = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGVTALRM, end) if timed else None
@@ -127,17 +166,17 @@ def _called(cpu_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
         if timed:
             signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s)
         return function(*arguments)
-    except _Failed:
+    except Failed:
         raise
     except Exception as error:
-        raise _Failed("raised an error") from error
+        raise Failed("raised an error") from error
     finally:
         if timed:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
             signal.signal(signal.SIGVTALRM, before)
 
 
-class _CountedRandom(Random):
+class CountedRandom(Random):
     """A random generator that gives out after so many draws; all of `Random`'s methods draw through these two."""
 
     def __init__(self, seed: int, draws: int) -> None:
@@ -145,14 +184,16 @@ class _CountedRandom(Random):
         self._left = draws
 
     def random(self) -> float:
+        """As `Random`'s, counted."""
         self._count()
         return super().random()
 
     def getrandbits(self, k: int, /) -> int:
+        """As `Random`'s, counted."""
         self._count()
         return super().getrandbits(k)
 
     def _count(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise _Failed("drew too often")
+            raise Failed("drew too often")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from glob import glob
 from importlib import import_module
@@ -37,7 +37,7 @@ ONLY_READ = {
     r"git clone ": "needs a network",
     r"cd |source ": "changes the shell that it is typed in",
     r"make |pip install ": "sets up an environment from a network; .ci/run does it",
-    r"pre-commit ": "needs a program that arc-seal does without",
+    r"pre-commit |kaggle ": "needs a program, or an account, that arc-seal does without",
     r"python -m pytest ": "runs tests",
     r"arc-seal \w+$": "the name of a command, without what it is to work on",
     r".* model=(qwen|llama)": "needs a model hub",
@@ -62,12 +62,13 @@ AWAITED = {
 """What the pages tell of and is not there yet. When it comes, its test says that it has to be taken out of here."""
 
 COMMON = ("ttt.token_budget=300", "decode.views=1")
-ROLLOUTS = (*COMMON, "data.limit=1", "restem.margin=0", "restem.finetune.epochs=1", "restem.finetune.variants=1")
 SMALL = {
     "solve": COMMON,
-    "train": (*ROLLOUTS, "restem.samples=2", "restem.rounds=1"),
-    "evaluate": (*ROLLOUTS, "samples=1"),
-}
+    # The better of two self-edits is always rewarded so, and there is a policy to go on with.
+    "train": (*COMMON, "data.limit=1", "restem.samples=2", "restem.rounds=1", "restem.reward=held_out_demo",
+              "restem.margin=0", "restem.finetune.epochs=1", "restem.finetune.variants=1"),
+    "evaluate": (*COMMON, "data.limit=1", "samples=1"),
+}  # fmt: skip
 """Settings under which a command is run: before its own, which may say otherwise."""
 
 SMALLER = (
@@ -154,9 +155,13 @@ def awaited(subject: str) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(strict=True, reason=f"{reason} is not there yet")] if reason else []
 
 
-each_command = pytest.mark.parametrize(
-    "command", [pytest.param(one, id=f"{one.page.stem}: {one.text[:70]}", marks=awaited(one.text)) for one in ALL]
-)
+def each(chosen: Iterable[Command]) -> pytest.MarkDecorator:
+    rows = [pytest.param(one, id=f"{one.page.stem}: {one.text[:70]}", marks=awaited(one.text)) for one in chosen]
+    return pytest.mark.parametrize("command", rows)
+
+
+def only_read(command: Command) -> bool:
+    return any(re.match(start, command.text) for start in ONLY_READ)
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +182,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@each_command
+@each(ALL)
 def test_what_a_command_says_is_there(
     command: Command, place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,8 +190,6 @@ def test_what_a_command_says_is_there(
     if command.module:
         check_ours(command, capfd)
         return
-    read = [start for start in ONLY_READ if re.match(start, command.text)]
-    assert read or command.words[0] == "python", f"{command.text} is neither run nor in ONLY_READ"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     makefile = (ROOT / "Makefile").read_text()
     if command.words[0] == "make":
@@ -249,17 +252,17 @@ def test_a_setting_that_is_named_is_there(setting: str, settings: set[str]) -> N
 
 
 @pytest.mark.slow
-@each_command
+@each(command for command in ALL if not only_read(command))
 def test_a_command_runs(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if any(re.match(start, command.text) for start in ONLY_READ):
-        return
     monkeypatch.chdir(place)
     assert command.module, f"{command.text} is neither run nor in ONLY_READ"
     asks = "--help" in command.words or "--cfg" in command.words
     small = () if asks else SMALL.get(command.module, ())
     smaller = SMALLER if command.module == "pretrain" and not asks else ()
+    if "weights=shipped" in command.words:  # which are of one size
+        smaller = tuple(setting for setting in smaller if not setting.startswith("network."))
     done = run(place, "-m", f"arc_seal.{command.module}", *small, *command.arguments, *smaller)
-    found = command.module == "contamination" and done.returncode == 1  # what it looks for
+    found = command.module == "contamination" and done.returncode == 1 and not done.stderr  # what it looks for
     assert done.returncode == 0 or found, done.stdout[-2000:] + done.stderr[-2000:]
 
 

@@ -112,13 +112,11 @@ def _solve_once(
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": device, "OMP_NUM_THREADS": threads}
         processes.append(_Process(file, place / str(number), len(ids), [limit, *arguments], environment))
     try:
-        while sum(each.goes_on() for each in processes) and time.monotonic() < ends:
+        while (processes := [each for each in processes if each.goes_on()]) and time.monotonic() < ends:
             time.sleep(POLL_S)
             if answers.collect():
-                left_h = (ends - time.monotonic()) / 3600
-                print(
-                    f"{place.name}: {len(answers.found)}/{len(answers.tasks)} answered, {left_h:.2f} h left", flush=True
-                )
+                found, left = f"{len(answers.found)}/{len(answers.tasks)}", (ends - time.monotonic()) / 60
+                print(f"{place.name}: {found} tasks answered, {left:.0f} minutes left", flush=True)
     finally:
         for process in processes:
             process.stop()

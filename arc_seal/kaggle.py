@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 USAGE = """\
 Make what solves a competition's file on Kaggle without a network: wheels, a notebook, and Kaggle's metadata of both.
 
-Usage: python -m arc_seal.kaggle FOLDER [NAME=VALUE...]
+Usage: python -m arc_seal.kaggle FOLDER [NAME=VALUE...] [-- SETTINGS OF arc_seal.solve]
 
 Examples:
   python -m arc_seal.kaggle bundle user=my-name
-  python -m arc_seal.kaggle bundle user=my-name machine=NvidiaTeslaT4 hours=8 'settings=[samples=4]'
+  python -m arc_seal.kaggle bundle user=my-name machine=NvidiaTeslaT4 hours=8 -- samples=4 decode.views=16
 
 Exit code: 0 when the folder is made, 2 for bad input, 130 when interrupted.
 """
@@ -44,31 +44,34 @@ NOTEBOOK = (
 Made by `python -m arc_seal.kaggle`; needs the data set `{dataset}` and the competition's data. No network is used.""",
     """\
 import os, subprocess, sys, time
+from glob import glob  # which follows links
 from pathlib import Path
 
 BEGAN = time.monotonic()
-INPUT, SUBMISSION = Path("/kaggle/input"), Path("/kaggle/working/submission.json")
 SCORED = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))  # else the notebook is only saved
 SECONDS = {scored_s} if SCORED else {draft_s}
 PASSES = {passes}  # times that the file is solved, if there is time
 SETTINGS = {settings}  # of python -m arc_seal.solve""",
     """\
-wheel = max(INPUT.rglob("arc_seal-*.whl"))
-pip = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", wheel.parent, wheel]
-subprocess.run(list(map(str, pip)), check=True)""",
+wheel = max(glob("/kaggle/input/**/arc_seal-*.whl", recursive=True))
+pip = [sys.executable, "-m", "pip", "install", "--no-index", "--no-compile", "--find-links", os.path.dirname(wheel)]
+subprocess.run([*pip, wheel], check=True)""",
     """\
 from arc_seal.competition import solve_competition
 
-challenges = min(INPUT.rglob("arc-prize-*/arc-agi_test_challenges.json"))
-solve_competition(challenges, SUBMISSION, SECONDS - (time.monotonic() - BEGAN), SETTINGS, passes=PASSES)""",
+challenges = Path(min(glob("/kaggle/input/**/arc-prize-*/arc-agi_test_challenges.json", recursive=True)))
+submission = Path("/kaggle/working/submission.json")
+solve_competition(challenges, submission, SECONDS - (time.monotonic() - BEGAN), SETTINGS, passes=PASSES)""",
 )
 """The notebook's cells, with names in braces for what is filled in; the first is text."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
-    bare = [each for each in argv if "=" not in each and not each.startswith("-")]
-    given = [f"folder={quote(each)}" if each in bare[:1] else each for each in argv]
+    own, solves = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
+    bare = [each for each in own if "=" not in each and not each.startswith("-")]
+    given = [f"folder={quote(each)}" if each in bare[:1] else each for each in own]
+    given += [f"settings=[{','.join(map(quote, solves))}]"] if solves else []
     return command("kaggle", USAGE, given, _work, interrupted="interrupted; nothing was kept")
 
 

@@ -84,7 +84,7 @@ def _work(jobs: "list[Composed]") -> int:
     make_bundle(config)
     wheels = list(Path(config.folder, "dataset").glob("*.whl"))
     size_mb = sum(each.stat().st_size for each in wheels) / 1e6
-    print(f"{len(wheels)} wheels, {size_mb:.0f} MB. Next, with the command kaggle (pip install kaggle):")
+    print(f"wheels: {len(wheels)}, {size_mb:.0f} MB. Next, with the command kaggle (pip install kaggle):")
     print(f"  kaggle datasets create -p {config.folder}/dataset")
     print(f"  kaggle kernels push -p {config.folder}/notebook")
     return 0

@@ -90,6 +90,20 @@ class EvaluateConfig(RolloutSettings):
     restem: RestemSettings
 
 
+class KaggleConfig(Settings):
+    """conf/kaggle.yaml; each setting is described there, where the defaults are too."""
+
+    folder: str = Field(min_length=1)
+    user: str = Field(pattern=r"^[-\w]+$")
+    competition: str = Field(pattern=r"^[-\w]+$")
+    machine: str = Field(pattern=r"^\w+$")
+    hours: float = Field(gt=0)
+    draft_minutes: float = Field(gt=0)
+    passes: int = Field(ge=1)
+    settings: tuple[str, ...]
+    pythons: tuple[Annotated[str, Field(pattern=r"^3\.\d+$")], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Composed:
     """One configuration that Hydra has composed."""

@@ -54,7 +54,7 @@ def generate(task_id: str, rng: Random, limits: PairLimits | None = None) -> Dem
     for _ in range(limits.tries):
         try:
             return _attempt(rule, rng.getrandbits(64), hardest, limits)
-        except _Failed as failed:
+        except Failed as failed:
             if str(failed) == TOO_LARGE:
                 hardest *= limits.easing
             elif str(failed) == UNCHANGED:
@@ -95,31 +95,31 @@ def installed_version() -> str:
     return importlib.metadata.version(PACKAGE)
 
 
-class _Failed(Exception):
+class Failed(Exception):
     """An attempt at a pair came to nothing; the message says why."""
 
 
 def _attempt(rule: Rule, seed: int, hardest: float, limits: PairLimits) -> Demonstration:
-    (generator, verifier), rng = rule, _CountedRandom(seed, limits.draws)
-    made = _called(limits.cpu_s, generator, rng, 0.0, hardest)
+    (generator, verifier), rng = rule, CountedRandom(seed, limits.draws)
+    made = within(limits.cpu_s, generator, rng, 0.0, hardest)
     try:
         pair = Demonstration(Grid.from_rows(made["input"]), Grid.from_rows(made["output"]))
     except (GridError, TypeError) as error:
-        raise _Failed("made no grids") from error
+        raise Failed("made no grids") from error
     if len(pair.input.cells) + len(pair.output.cells) > limits.max_cells:
-        raise _Failed(TOO_LARGE)
+        raise Failed(TOO_LARGE)
     if pair.input == pair.output:
-        raise _Failed(UNCHANGED)
-    if _called(limits.cpu_s, verifier, pair.input.rows) != pair.output.rows:
-        raise _Failed("failed the task's verifier")
+        raise Failed(UNCHANGED)
+    if within(limits.cpu_s, verifier, pair.input.rows) != pair.output.rows:
+        raise Failed("failed the task's verifier")
     return pair
 
 
-def _called(cpu_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of RE-ARC gives within so many processor seconds."""
+def within(cpu_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives within so many processor seconds, held in a main thread only; `Failed` if it does not."""
 
     def end(*_: object) -> None:
-        raise _Failed("took too long")
+        raise Failed("took too long")
 
     timed = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGVTALRM, end) if timed else None
@@ -127,17 +127,17 @@ def _called(cpu_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
         if timed:
             signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s)
         return function(*arguments)
-    except _Failed:
+    except Failed:
         raise
     except Exception as error:
-        raise _Failed("raised an error") from error
+        raise Failed("raised an error") from error
     finally:
         if timed:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
             signal.signal(signal.SIGVTALRM, before)
 
 
-class _CountedRandom(Random):
+class CountedRandom(Random):
     """A random generator that gives out after so many draws; all of `Random`'s methods draw through these two."""
 
     def __init__(self, seed: int, draws: int) -> None:
@@ -145,14 +145,16 @@ class _CountedRandom(Random):
         self._left = draws
 
     def random(self) -> float:
+        """A number of [0, 1), counted as a draw."""
         self._count()
         return super().random()
 
     def getrandbits(self, k: int, /) -> int:
+        """An integer of `k` random bits, counted as a draw."""
         self._count()
         return super().getrandbits(k)
 
     def _count(self) -> None:
         self._left -= 1
         if self._left < 0:
-            raise _Failed("drew too often")
+            raise Failed("drew too often")

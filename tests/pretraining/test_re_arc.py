@@ -135,7 +135,7 @@ def hang(rng: Random, least: float, greatest: float) -> Any:
     ],
 )
 def test_an_attempt_that_fails_says_why(generator: Generator, fault: str) -> None:
-    with pytest.raises(re_arc._Failed) as caught:
+    with pytest.raises(re_arc.Failed) as caught:
         attempted(generator, PairLimits(draws=1000, cpu_s=0.5))
     assert str(caught.value) == fault
 
@@ -154,7 +154,7 @@ def hang_again(shown: Any) -> Any:
     ],
 )
 def test_a_pair_that_the_verifier_solves_otherwise_is_none(verifier: Callable[[Any], Any], fault: str) -> None:
-    with pytest.raises(re_arc._Failed) as caught:
+    with pytest.raises(re_arc.Failed) as caught:
         attempted(lambda *_: SMALL, PairLimits(cpu_s=0.5), verifier)
     assert str(caught.value) == fault
 

@@ -110,7 +110,7 @@ def _work(arguments: _Arguments) -> int:
 
 
 def judge(spec: str, unseen: "Contamination") -> "dict[str, list[Shared]]":
-    """What each task that a spec names shares, by its id; an InputError for a task with a fault, which may hide some.
+    """What each task that a spec names shares, by its id; an InputError for a task with a fault or an id twice.
 
     Files of a folder that are plainly no task are left out, with a line each on standard error.
     """
@@ -129,6 +129,8 @@ def judge(spec: str, unseen: "Contamination") -> "dict[str, list[Shared]]":
             print(each, file=sys.stderr)
         elif isinstance(each, InputError):
             raise each
+        elif each[0].id in found:
+            raise InputError(spec, "", f"the task id {each[0].id} once", "it twice")
         else:
             found[each[0].id] = list(unseen.shared(each))
     return found

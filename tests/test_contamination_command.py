@@ -142,6 +142,15 @@ def test_a_broken_task_is_an_error_and_another_file_is_left_out(
     assert "broken.json" in capfd.readouterr().err
 
 
+def test_an_id_that_comes_twice_hides_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name, spec in (("one.json", UNSEEN), ("two.json", CLEAN)):
+        put(tmp_path, load_task(spec))
+        (tmp_path / name).write_text(json.dumps({"same": json.loads((tmp_path / "planted.json").read_text())}))
+    (tmp_path / "planted.json").unlink()
+    assert main([str(tmp_path)]) == 2
+    assert capfd.readouterr().err == f"error: {tmp_path}: expected the task id same once, found it twice\n"
+
+
 def test_help_says_what_is_done(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert capfd.readouterr().out.startswith("Say which tasks share an id, a pair or a grid")

@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"ui"}),
     frozenset({"config"}),
     frozenset({"cli", "session"}),
-    frozenset({"solve", "train", "evaluate", "pretrain", "report", "kaggle", "competition"}),
+    frozenset({"solve", "train", "evaluate", "pretrain", "report", "kaggle", "competition", "contamination"}),
 )
 """Lowest first. A part imports from parts in lower layers and from itself."""
 

@@ -14,6 +14,7 @@ that its rules give them. These look at hashes of ids, so the samples are as goo
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from types import MappingProxyType
 from typing import Self, TypeAlias
 
@@ -34,6 +35,9 @@ Small grids coincide by chance. Of the 400 + 233 tasks that may be trained on (A
 ARC-AGI-2's adds), 94 + 14 share some grid with an evaluation set, 77 + 11 one of 9 cells or more, but only 21 + 5 one
 of 10 or more, 18 + 5 one of 16 or more, 17 + 4 one of 25 or more. So 10 is as strict as can be at little cost.
 """
+
+Content: TypeAlias = tuple[str, tuple[Grid, ...]]
+"""A pair's two grids or a single one, and its place in the task: `train[0]`, `test[0].input`."""
 
 Sketch: TypeAlias = tuple[tuple[tuple[int, int], ...], tuple[tuple[int, ...], ...]]
 
@@ -80,9 +84,25 @@ def _candidates() -> Mapping[str, Entry]:
 
 def context_tokens(task: Task) -> int:
     """Tokens of a task's context as the grid model reads it: the demonstrations and the largest test input."""
-    tokens = [grid_tokens(grid.height, grid.width) for grid in _grids((task, None))]
+    tokens = [grid_tokens(grid.height, grid.width) for _, grid in _grids((task, None))]
     shown = 2 * len(task.demos)
     return sum(tokens[:shown]) + max(tokens[shown:])
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What a task has in common with one that must stay unseen; as text, a few words that say why it must not be used.
+
+    `what` is "id", "pair" or "grid"; `place` is where in the task, such as `train[0]` or `test[0].input`, empty for an
+    id; `name` is the unseen task, such as `arcagi1/evaluation/ID`.
+    """
+
+    what: str
+    place: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"it is {self.name}" if self.what == "id" else f"it shares a {self.what} with {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +125,35 @@ class Contamination:
             for entry in entries:
                 name = f"{split}/{entry[0].id}"
                 ids.setdefault(entry[0].id, name)
-                for content in (*_pairs(entry), *_telling(_grids(entry))):
+                for _, content in (*_pairs(entry), *_telling(_grids(entry))):
                     contents.setdefault(sketch(*content), {}).setdefault(fingerprint(*content), name)
         return cls(ids, contents)
 
+    def shared(self, entry: Entry) -> Iterator[Shared]:
+        """All that a task shares: its id, then its pairs, then its grids of `TELLING_CELLS` or more."""
+        if name := self.ids.get(entry[0].id):
+            yield Shared("id", "", name)
+        yield from self._known("pair", _pairs(entry))
+        yield from self._known("grid", _telling(_grids(entry)))
+
     def reason(self, entry: Entry) -> str | None:
         """Why a task must not be trained on, in a few words; None if nothing speaks against it."""
-        task_id = entry[0].id
-        if task_id in self.ids:
-            return f"it is {self.ids[task_id]}"
-        return self.shared_pair(entry) or self._shared("grid", _telling(_grids(entry)))
+        return next(map(str, self.shared(entry)), None)
 
     def shared_pair(self, entry: Entry) -> str | None:
         """Which pair of a task is known, in a few words; None if none is."""
-        return self._shared("pair", _pairs(entry))
+        return next(map(str, self._known("pair", _pairs(entry))), None)
 
     def reason_of_pair(self, pair: Demonstration) -> str | None:
         """Why a pair must not be trained on, in a few words; None if nothing speaks against it."""
-        grids = (pair.input, pair.output)
-        return self._shared("pair", [grids]) or self._shared("grid", _telling(grids))
+        pairs, grids = [("", (pair.input, pair.output))], _telling(_sides(pair))
+        return next(map(str, chain(self._known("pair", pairs), self._known("grid", grids))), None)
 
-    def _shared(self, what: str, contents: Iterable[tuple[Grid, ...]]) -> str | None:
-        for content in contents:
-            alike = self.contents.get(sketch(*content))
-            if alike and (name := alike.get(fingerprint(*content))):
-                return f"it shares a {what} with {name}"
-        return None
+    def _known(self, what: str, contents: Iterable[Content]) -> Iterator[Shared]:
+        for place, grids in contents:
+            alike = self.contents.get(sketch(*grids))
+            if alike and (name := alike.get(fingerprint(*grids))):
+                yield Shared(what, place, name)
 
 
 def solved_pairs(entry: Entry) -> Iterator[Demonstration]:
@@ -141,19 +164,29 @@ def solved_pairs(entry: Entry) -> Iterator[Demonstration]:
         yield from (Demonstration(*pair) for pair in zip(task.queries, solution.outputs, strict=True))
 
 
-def _pairs(entry: Entry) -> list[tuple[Grid, ...]]:
-    return [(pair.input, pair.output) for pair in solved_pairs(entry)]
+def _pairs(entry: Entry) -> list[Content]:
+    shown = len(entry[0].demos)
+    return [
+        (f"train[{n}]" if n < shown else f"test[{n - shown}]", (pair.input, pair.output))
+        for n, pair in enumerate(solved_pairs(entry))
+    ]
 
 
-def _grids(entry: Entry) -> list[Grid]:
-    """Every grid of a task; its test inputs also where their outputs are not there."""
+def _grids(entry: Entry) -> list[tuple[str, Grid]]:
+    """Every grid of a task at its place; its test inputs also where their outputs are not there."""
     task, solution = entry
-    shown = [grid for demo in task.demos for grid in (demo.input, demo.output)]
-    return [*shown, *task.queries, *(solution.outputs if solution else ())]
+    shown = [(f"train[{n}].{side}", grid) for n, demo in enumerate(task.demos) for side, grid in _sides(demo)]
+    queries = [(f"test[{n}].input", query) for n, query in enumerate(task.queries)]
+    outputs = solution.outputs if solution else ()
+    return [*shown, *queries, *((f"test[{n}].output", output) for n, output in enumerate(outputs))]
 
 
-def _telling(grids: Iterable[Grid]) -> list[tuple[Grid, ...]]:
-    return [(grid,) for grid in grids if len(grid.cells) >= TELLING_CELLS]
+def _sides(pair: Demonstration) -> list[tuple[str, Grid]]:
+    return [("input", pair.input), ("output", pair.output)]
+
+
+def _telling(grids: Iterable[tuple[str, Grid]]) -> list[Content]:
+    return [(place, (grid,)) for place, grid in grids if len(grid.cells) >= TELLING_CELLS]
 
 
 def sketch(*grids: Grid) -> Sketch:

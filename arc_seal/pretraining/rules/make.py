@@ -32,8 +32,8 @@ WHERE = "arc_seal/pretraining/rules"
 FORMAT = 1
 """Goes up whenever a seed makes other pairs."""
 
-RULES = 100
-"""Rules of a group."""
+RULES = 300
+"""Rules of a group, about a second's work."""
 
 FAILURES = 10
 """A rule is dropped once twice its pairs and so many more tries failed: grids often have two largest objects."""
@@ -94,19 +94,18 @@ def groups(count: int) -> list[str]:
 def make(group: str, seed: int, pairs: int) -> dict[str, list[Demonstration]]:
     """The group's rules by name, nearly always `RULES` of them, each with so many distinct pairs.
 
-    By these arguments alone. Each rule's first transformation is chosen before it is known what will be kept, so that
-    those which often fail are as frequent as others.
+    By these arguments alone. A rule's first transformation and number of steps are chosen before it is known what will
+    be kept, so that what often fails is about as frequent as the rest.
     """
     made: dict[str, list[Demonstration]] = {}
+    weights = [1 + len(one.values) for one in TRANSFORMATIONS.values()]  # more parameters make more rules
     for number in range(RULES):
         rng = Random(f"{seed}/{group}/{number}")
-        first = rng.choices(list(TRANSFORMATIONS.values()), [1 + len(one.values) for one in TRANSFORMATIONS.values()])[
-            0
-        ]
+        first, steps = rng.choices(list(TRANSFORMATIONS.values()), weights)[0], rng.choice(STEPS)
         for _ in range(DRAWS):
-            rule = draw(rng, first)
+            rule = draw(rng, first, steps)
             if rule and (shown := pairs_of(rule, rng, pairs)):
-                made[f"{group}/{number:02} {rule}"] = shown
+                made[f"{group}/{number:03} {rule}"] = shown
                 break
     return made
 
@@ -128,15 +127,15 @@ def pairs_of(rule: Rule, rng: Random, count: int) -> list[Demonstration] | None:
     return list(found) if _tells(list(found)) else None
 
 
-def draw(rng: Random, first: Transformation) -> Rule | None:
-    """A rule, good or not, that begins with a transformation; None where the parts drawn do not go together."""
+def draw(rng: Random, first: Transformation, count: int = 1) -> Rule | None:
+    """A rule, good or not, of so many transformations and its first; None where the parts drawn do not go together."""
     scene = SCENES[rng.choice(first.scenes)]
     others = [one for one in TRANSFORMATIONS.values() if scene.name in one.scenes or one.name in LAST]
-    chosen = [first, *rng.sample(others, rng.choice(STEPS) - 1)]
+    chosen = [first, *rng.sample(others, count - 1)]
     area = min(one.area for one in chosen)
     if scene.least**2 > area:
         return None
-    style = _style(rng, scene.least, area)
+    style = draw_style(rng, scene.least, area)
     try:
         steps = tuple((one, parameters(rng, style, one.values)) for one in chosen)
         return Rule(style, scene, parameters(rng, style, scene.values), steps)
@@ -144,7 +143,8 @@ def draw(rng: Random, first: Transformation) -> Rule | None:
         return None
 
 
-def _style(rng: Random, least: int, area: int) -> Style:
+def draw_style(rng: Random, least: int, area: int) -> Style:
+    """Colours and sizes of a rule whose scenes have sides and areas in these limits; in two of five one shape."""
     colours = list(range(1, COLOURS))
     rng.shuffle(colours)
     colours.insert(0 if rng.random() < 0.8 else rng.randint(1, 9), 0)

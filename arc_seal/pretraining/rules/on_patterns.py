@@ -26,7 +26,7 @@ def complete_symmetry(cells: Cells, style: Style, patch: bool) -> Cells:
     for _, axis in product(range(2), (0, 1)):
         other = np.flip(new, axis)
         both = (new != style.mark) & (other != style.mark)
-        if (new == other)[both].all():
+        if both.any() and (new == other)[both].all():
             new = np.where(new == style.mark, other, new)
     return _uncovered(new, hidden, style, patch)
 

@@ -1,5 +1,6 @@
 """The rules made: every scene with every transformation, and what is kept of a rule."""
 
+from collections.abc import Iterator
 from random import Random
 
 import numpy as np
@@ -13,15 +14,17 @@ PAIRS = 6
 
 
 @pytest.fixture(scope="module")
-def made() -> dict[str, list[make.Demonstration]]:
-    return make.make("rules-0007", 0, PAIRS)
+def made() -> Iterator[dict[str, list[make.Demonstration]]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make, "RULES", 50)
+        yield make.make("rules-0007", 0, PAIRS)
 
 
 def kept(name: str, seed: str = "") -> tuple[make.Rule, list[make.Demonstration]]:
     """The first rule that begins with a transformation and is kept."""
     rng = Random(f"{name}/{seed}")
     for _ in range(200):
-        rule = make.draw(rng, TRANSFORMATIONS[name])
+        rule = make.draw(rng, TRANSFORMATIONS[name], rng.choice(make.STEPS))
         if rule and (pairs := make.pairs_of(rule, rng, PAIRS)):
             return rule, pairs
     raise AssertionError(f"no rule with {name} is kept")
@@ -34,7 +37,7 @@ def test_a_group_is_made_by_its_arguments_alone(made: dict[str, list[make.Demons
 
 
 def test_nearly_every_rule_of_a_group_is_there(made: dict[str, list[make.Demonstration]]) -> None:
-    assert 0.9 * make.RULES <= len(made) <= make.RULES
+    assert 0.85 * make.RULES <= len(made) <= make.RULES
 
 
 def test_pairs_obey_the_limits_and_show_something(made: dict[str, list[make.Demonstration]]) -> None:
@@ -78,7 +81,7 @@ def test_a_transformation_is_apt_for_any_scene_or_says_that_it_is_not(scene: str
     rng, told = Random(scene), 0
     for name in TRANSFORMATIONS:
         try:
-            style = make._style(rng, SCENES[scene].least, 225)
+            style = make.draw_style(rng, SCENES[scene].least, 225)
             cells = SCENES[scene].draw(rng, style, **parameters(rng, style, SCENES[scene].values))
             assert cells.min() >= 0
             assert cells.max() <= 9
@@ -94,7 +97,7 @@ def test_scenes_show_no_spare_colour() -> None:
     for name, scene in SCENES.items():
         for seed in range(20 if name != "legend" else 0):
             rng = Random(f"{name}/{seed}")
-            style = make._style(rng, scene.least, 225)
+            style = make.draw_style(rng, scene.least, 225)
             cells = scene.draw(rng, style, **parameters(rng, style, scene.values))
             assert set(np.unique(cells)) <= {style.background, style.mark, *style.colours}, name
 

@@ -65,20 +65,29 @@ class Rule:
         return " > ".join(f"{part.name}({', '.join(f'{k}={v}' for k, v in drawn.items())})" for part, drawn in parts)
 
     def pair(self, rng: Random) -> Demonstration:
-        """A pair of which every transformation changes something; `Unfit` when this draw gives none."""
-        stages = [self.scene.draw(rng, self.style, **self.drawn)]
-        for transformation, drawn in self.steps:
-            new = transformation.apply(stages[-1], self.style, **drawn)
-            if (
-                any(np.array_equal(new, stage) for stage in stages)
-                or not 0 < max(new.shape) <= MAX_SIDE
-                or not new.size
-            ):
-                raise Unfit("nothing is changed, or too much")
-            stages.append(new)
-        if stages[0].size + stages[-1].size > PairLimits().max_cells:
+        """A pair that would be another one without any of the transformations; `Unfit` when this draw gives none."""
+        cells = self.scene.draw(rng, self.style, **self.drawn)
+        output = self._applied(cells, self.steps)
+        if cells.size + output.size > PairLimits().max_cells or max(output.shape) > MAX_SIDE:
             raise Unfit("too large")
-        return Demonstration(_grid(stages[0]), _grid(stages[-1]))
+        for index in range(len(self.steps) - 1):
+            try:
+                shorter = self._applied(cells, self.steps[:index] + self.steps[index + 1 :])
+            except Unfit:
+                continue
+            if np.array_equal(shorter, output):
+                raise Unfit("a transformation does not show")
+        return Demonstration(_grid(cells), _grid(output))
+
+    def _applied(self, cells: Cells, steps: tuple[tuple[Transformation, dict[str, Any]], ...]) -> Cells:
+        """What the steps make of a grid; `Unfit` where one of them changes nothing or undoes others."""
+        stages = [cells]
+        for transformation, drawn in steps:
+            new = transformation.apply(stages[-1], self.style, **drawn)
+            if not new.size or any(np.array_equal(new, stage) for stage in stages):
+                raise Unfit("nothing is changed")
+            stages.append(new)
+        return stages[-1]
 
 
 def version() -> str:

@@ -121,6 +121,16 @@ def test_a_rule_that_does_not_tell_is_dropped() -> None:
     assert make.pairs_of(idle, Random(0), PAIRS) is None
 
 
+def test_each_step_of_a_rule_shows() -> None:
+    style, several = Style(0, (1, 2), 3, (4, 5), 5, 9, 225, None), {"count": (3, 6)}
+    counted = (TRANSFORMATIONS["count_objects"], {"select": "all", "colour": 4, "form": 2})
+    turned = (TRANSFORMATIONS["flip"], {"axis": 0})  # there are as many objects as before
+    filtered = (TRANSFORMATIONS["filter_colour"], {"colour": 1, "kept": True})
+    points = SCENES["points"]
+    assert make.pairs_of(make.Rule(style, points, several, (turned, counted)), Random(0), PAIRS) is None
+    assert make.pairs_of(make.Rule(style, points, several, (filtered, turned)), Random(0), PAIRS)
+
+
 def test_the_name_says_the_rule() -> None:
     rule, _ = kept("gravity")
     assert str(rule).startswith(rule.scene.name)

@@ -20,9 +20,18 @@ from arc_seal.files import tools_dir, weights_dir
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
 from arc_seal.models.model import pick_device, read_network, reading
 from arc_seal.models.weights import resolve, write_manifest
-from arc_seal.pretraining.loop import PretrainingProgress, RunSettings, claimed, pool_contexts, pretrain, task_contexts
+from arc_seal.pretraining.loop import (
+    Clock,
+    PretrainingProgress,
+    RunSettings,
+    claimed,
+    pool_contexts,
+    pretrain,
+    task_contexts,
+)
 from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Made, Pool, digest, source_pool
+from arc_seal.pretraining.provenance import FILE, Provenance, provenance, report
 from arc_seal.pretraining.sources import find_source, training_pools
 from arc_seal.pretraining.stream import Chunks, DataSettings, is_drawable
 from arc_seal.self_edit.edit import SelfEdit, Training, canonical
@@ -84,8 +93,14 @@ def run(
     """Carry a run out, or go on with it; an InputError when settings do not fit the folder, the machine or the data."""
     torch.manual_seed(config.seed)
     model = torch.nn.Module.to(first_weights(config.weights, network), pick_device(config.device)).train()
-    data = config.data
-    chunks = Chunks(drawn_pools(data, on_made), data, config.run.batch_tokens, config.seed, write_self_edit)
+    data, first = config.data, first_folder(config.weights)
+    pools = drawn_pools(data, on_made)
+    chunks = Chunks([*pools.values()], data, config.run.batch_tokens, config.seed, write_self_edit)
+    total = sum(data.with_share.values())
+    sources = tuple(
+        report(None if name == "tasks" else find_source(name, data), pool, share / total)
+        for name, (pool, share) in pools.items()
+    )
     dev = load_tasks("arcagi1/dev")
     made = dev_generators([task.id for task, _ in dev], data, on_made)
     unseen = {
@@ -95,24 +110,34 @@ def run(
     unseen = {name: contexts for name, contexts in unseen.items() if contexts}
     weights, replaced = folder / "weights", folder / "weights.old"
 
+    def put(clock: Clock) -> None:
+        export(model, weights, provenance(sources, config.model_dump(), clock.tokens, first))
+
     def keep(progress: PretrainingProgress) -> None:
         if progress.scores:
-            export(model, weights)
+            put(progress.clock)
         watch(progress)
 
     with claimed(folder):
         if not weights.exists() and replaced.exists():  # an export was killed between its two renames
             replaced.rename(weights)
         clock = pretrain(model, chunks, config.run, config.optimizer, unseen, folder, config.identity, keep)
-        export(model, weights)
+        put(clock)
     return Finished(weights, clock.tokens, clock.seconds, model.num_parameters())
+
+
+def first_folder(weights: str | None) -> Path | None:
+    """The folder of the weights to begin with; None for random ones."""
+    if weights is None:
+        return None
+    return weights_dir() / "grid" if weights == "shipped" else Path(weights).expanduser()
 
 
 def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
     """The network to begin with, in float32: random weights, or a folder's; an InputError when they do not fit it."""
-    if weights is None:
+    folder = first_folder(weights)
+    if weights is None or folder is None:
         return GridForCausalLM(network)
-    folder = weights_dir() / "grid" if weights == "shipped" else Path(weights).expanduser()
     if not folder.is_dir():
         raise InputError("configuration", "weights", "shipped, or a folder with weights of a grid model", repr(weights))
     model = read_network(weights, resolve(str(folder)), torch.float32)
@@ -137,23 +162,23 @@ def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
     return later
 
 
-def drawn_pools(data: DataSettings, report: Callable[[Made], None]) -> list[tuple[Pool, float]]:
-    """What is trained on, with its share of the stream; an InputError when some of it gives no context."""
-    pools = training_pools(data, report)
+def drawn_pools(data: DataSettings, on_made: Callable[[Made], None]) -> dict[str, tuple[Pool, float]]:
+    """What is trained on, by name, with its share of the stream; an InputError when some of it gives no context."""
+    pools = training_pools(data, on_made)
     for name, pool in pools.items():
         if not is_drawable(pool, data):
             expected = "settings that let a context be drawn, such as data.max_tokens=900"
             found = f"no task of {name} with enough pairs that are short enough"
             raise InputError("configuration", "data", expected, found)
-    return [(pool, data.with_share[name]) for name, pool in pools.items()]
+    return {name: (pool, data.with_share[name]) for name, pool in pools.items()}
 
 
-def dev_generators(dev_ids: Iterable[str], data: DataSettings, report: Callable[[Made], None]) -> Pool:
+def dev_generators(dev_ids: Iterable[str], data: DataSettings, on_made: Callable[[Made], None]) -> Pool:
     """New pairs of what RE-ARC has of the tasks of dev, to measure on; none where RE-ARC is not trained on either."""
     if not data.shares.re_arc:
         return Pool.from_pairs({})
     source = replace(find_source("re_arc", data), groups=tuple(dev_ids))
-    return source_pool(source, 0, data.pairs_per_generator, report, gated=False)
+    return source_pool(source, 0, data.pairs_per_generator, on_made, gated=False)
 
 
 def write_self_edit(rng: np.random.Generator) -> str:
@@ -166,12 +191,17 @@ def _schema() -> SelfEditSchema:
     return SelfEditSchema(Toolbox.load([tools_dir()]), Bounds())
 
 
-def export(network: GridForCausalLM, folder: Path) -> None:
-    """Put the weights in bfloat16 in the place of `folder`: it never holds half, and a complete copy is always kept."""
+def export(network: GridForCausalLM, folder: Path, made_of: Provenance | None = None) -> None:
+    """Put the weights in bfloat16, and what they were made of, in the place of `folder`.
+
+    It never holds half, and a complete copy is always kept.
+    """
     half = torch.nn.Module.to(copy.deepcopy(network), torch.bfloat16)
     fresh, old = (folder.with_name(f"{folder.name}.{name}") for name in (f"{secrets.token_hex(4)}.new", "old"))
     with reading(str(folder)):
         half.save_pretrained(fresh, max_shard_size="15MB")  # files of more than 16 MB burden git and its hosts
+    if made_of is not None:
+        (fresh / FILE).write_text(made_of.model_dump_json(indent=2) + "\n")
     write_manifest(fresh)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -52,7 +52,7 @@ class SourceSettings(Settings):
 
 
 def training_pools(settings: SourceSettings, report: Callable[[Made], None]) -> dict[str, Pool]:
-    """What is trained on, by the names of `Shares`; those without a share are left out."""
+    """What is trained on, by the names of `Shares`; what has no share is left out."""
     return {name: training_pool(name, settings, report) for name in settings.with_share}
 
 
@@ -70,7 +70,7 @@ def find_source(name: str, settings: SourceSettings) -> Source:
     source: Any = import_module(f"arc_seal.pretraining.{name}")
     if name == "arc_gen":
         if settings.arc_gen is None:
-            raise InputError("configuration", "data.arc_gen", f"a clone of {source.WHERE}", "null")
+            raise InputError("configuration", "data.arc_gen", f"a clone of {source.ArcGen.WHERE}", "null")
         source = source.ArcGen(Path(settings.arc_gen).expanduser())
     elif name == "rules":
         source = import_module("arc_seal.pretraining.rules.make")

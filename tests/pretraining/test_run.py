@@ -31,6 +31,7 @@ from arc_seal.pretraining import re_arc
 from arc_seal.pretraining.loop import LATEST, PretrainingProgress, RunSettings
 from arc_seal.pretraining.optim import OptimizerSettings
 from arc_seal.pretraining.pool import Pool, gate
+from arc_seal.pretraining.provenance import FILE, Provenance
 from arc_seal.pretraining.run import (
     PretrainConfig,
     _schema,
@@ -103,6 +104,9 @@ def test_a_run_leaves_weights_that_can_be_used(trained: tuple[Path, list[Pretrai
         assert torch.equal(value, kept[name].to(torch.bfloat16).float())
     assert all(value.dtype == torch.bfloat16 for value in load_file(finished.weights / "model.safetensors").values())
     assert json.loads((finished.weights / "config.json").read_text())["dtype"] == "bfloat16"
+    made_of = Provenance.model_validate_json((finished.weights / FILE).read_text())
+    assert made_of.tokens == finished.tokens and [source.name for source in made_of.sources] == ["tasks"]
+    assert (made_of.sources[0].rules, made_of.sources[0].share) == (471, 1)
 
 
 def test_a_run_measures_on_short_dev_tasks(trained: tuple[Path, list[PretrainingProgress], Any]) -> None:
@@ -408,7 +412,7 @@ def leaks(pool: Pool, images: set[tuple[object, ...]]) -> list[str]:
 
 def test_nothing_that_is_measured_or_tuned_on_is_in_what_is_trained_on(tmp_path: Path) -> None:
     """By every image of every unseen pair, and by `Contamination`; a planted task is the control."""
-    ((pool, share),) = drawn_pools(config_of(tmp_path, *TINY).data, refuse_generators)
+    ((pool, share),) = drawn_pools(config_of(tmp_path, *TINY).data, refuse_generators).values()
     ids = {entry[0].id for spec in UNTRAINED for entry in load_tasks(spec)}
     assert share == 0.4 and len(pool.task_ids) == 471
     assert not ids & set(pool.task_ids) and {*SEAL_TRAINING, *DEV} <= ids
@@ -460,7 +464,7 @@ from arc_seal.pretraining.run import drawn_pools
 from tests.pretraining.test_run import TINY, config_of
 folder = Path(sys.argv[1])
 config = config_of(folder, *TINY, "data.shares.re_arc=0.2", "data.pairs_per_generator=4")
-for pool, share in drawn_pools(config.data, lambda made: None):
+for pool, share in drawn_pools(config.data, lambda made: None).values():
     pool.save(folder / f"{share}.npz")
 """
 

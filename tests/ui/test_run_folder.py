@@ -8,12 +8,12 @@ import pytest
 from arc_seal.errors import InputError, Status
 from arc_seal.outer_loop.solve import Solved
 from arc_seal.ui.run_folder import Run, load_result, write_run, write_sweep
-from tests.ui.builders import OTHER_SIZE, RIGHT, WRONG, later, solved, without_times
+from tests.ui.builders import OTHER_SIZE, RIGHT, SOLUTION, TASK, WRONG, later, solved, without_times
 
 
 @pytest.mark.parametrize("one", [solved(RIGHT, WRONG), solved(reward=0, status=Status.DIED), solved(reward=None)])
 def test_a_result_is_loaded_as_it_was(one: Solved, tmp_path: Path) -> None:
-    write_run(tmp_path / "run", one, {"seed": 0, "model": {"_target_": "x"}})
+    write_run(tmp_path / "run", one, (TASK, SOLUTION), {"seed": 0, "model": {"_target_": "x"}})
     assert load_result(tmp_path / "run" / "result.json") == one
     assert load_result(tmp_path / "run") == one
     assert json.loads((tmp_path / "run" / "result.json").read_text())["configuration"]["model"] == {"_target_": "x"}

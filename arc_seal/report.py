@@ -42,10 +42,8 @@ def _work(argv: Sequence[str]) -> None:
     from arc_seal.ui.report import make_report
     from arc_seal.ui.run_folder import read_folder
 
-    target = out or folders[0] / "report.html"
-    if not target.parent.is_dir():
-        raise InputError("out", "", "a file in a folder that there is", str(target))
-    write_json(target, make_report([read_folder(folder) for folder in folders]))
+    runs, target = [read_folder(folder) for folder in folders], out or folders[0] / "report.html"
+    write_json(target, make_report(runs))
     print(f"Written to {target}")
 
 

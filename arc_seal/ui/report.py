@@ -62,7 +62,7 @@ class Try:
             votes = sum(each.query == query for made in self.rollouts if made.result for each in made.result.candidates)
             if attempts:
                 confidence = getattr(attempts[0], "confidence", None)
-                found.append(attempts[0].votes / max(1, votes) if confidence is None else confidence)
+                found.append(min(1.0, attempts[0].votes / max(1, votes)) if confidence is None else confidence)
         return min(found, default=None)
 
 
@@ -263,7 +263,7 @@ def _training(run: RunFolder) -> dict[str, Any]:
     own = [each for each in run.rollouts if each.run == RUN]
     groups = [(f"round {number + 1}", [each for each in own if each.round == number]) for number in _rounds(own)]
     measured = [each for each in run.rollouts if each.run.startswith(("evaluate untrained", "evaluate seal"))]
-    for name in dict.fromkeys(each.run for each in measured):
+    for name in sorted({each.run for each in measured}, key=lambda name: ("seal" in name, name)):
         groups.append((name.replace("evaluate ", "held out, "), [each for each in measured if each.run == name]))
     policies = {policy.round: policy for policy in run.policies}
     rounds = [
@@ -326,8 +326,7 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
     for field in fields:
         for value in sorted({each for count in counts for name, each in count if name == field}):
             shares = [
-                count[field, value] / len(edits) if edits else 0.0
-                for count, edits in zip(counts, written, strict=True)
+                count[field, value] / len(edits) if edits else 0.0 for count, edits in zip(counts, written, strict=True)
             ]
             found.append((field, value[1], shares))
     return found
@@ -337,11 +336,11 @@ def _many(values: Sequence[float]) -> bool:
     return len(set(values)) > MOST_VALUES
 
 
-def _fields(rollout: Rollout) -> set[tuple[str, Any]]:
+def _fields(rollout: Rollout) -> list[tuple[str, Any]]:
     """The fields of a self-edit with their values, as the policy wrote it; of tools only which are called."""
     assert rollout.self_edit is not None
     text = rollout.completion or rollout.self_edit.model_dump_json()
-    return set(_leaves(json.loads(text), ""))
+    return list(dict.fromkeys(_leaves(json.loads(text), "")))
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

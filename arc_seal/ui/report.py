@@ -388,7 +388,7 @@ def _curve(losses: Sequence[float]) -> str:
     return " ".join(f"{100 * at / steps:.1f},{100 - 100 * value / top:.1f}" for at, value in enumerate(values))
 
 
-def _votes(rollout: Rollout, attempts: Sequence[Sequence[Attempt]]) -> list[tuple[int, str, str, float | None]]:
+def _votes(rollout: Rollout, attempts: Sequence[Sequence[Attempt]]) -> list[tuple[int, str, str, float]]:
     """For each view of a roll-out: the test from 1, the view, which attempt it voted for, the score of its vote."""
     found = []
     for each in rollout.result.candidates if rollout.result else ():

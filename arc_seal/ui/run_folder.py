@@ -233,7 +233,8 @@ def compare(one: RunFolder, other: RunFolder, names: tuple[str, str]) -> list[di
         tasks = before[name].keys() & after[name].keys()
         if not tasks:
             continue
-        interval = paired_difference(*({task: side[name][task] for task in tasks} for side in (after, before)))
+        new, old = ({task: side[name][task] for task in tasks} for side in (after, before))
+        interval = paired_difference(new, old)
         left_out = len(before[name].keys() ^ after[name].keys())
         sides = {"name": name, "first": names[1], "second": names[0]}
         found.append({**sides, **asdict(interval), "tasks": len(tasks), "left_out": left_out})
@@ -293,7 +294,7 @@ def _shared(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for key, first in values[0].items():
-        sides = [each.get(key) for each in values]
+        sides: list[Any] = [each.get(key) for each in values]
         if all(side == first for side in sides):
             found[key] = first
         else:

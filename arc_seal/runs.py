@@ -89,7 +89,9 @@ def _cells(run: "RunFolder") -> tuple[str, ...]:
     from arc_seal.ui.run_folder import marks
 
     found = marks(run)
-    last = list(found)[-1] if found else None  # a training run's last round, an evaluation's last row
+    last = list(found)[-1] if found else None  # a training run's last round
+    if run.table and run.table["difference"]:
+        last = run.table["difference"]["first"]  # the row that the evaluation is about
     rewards = [reward for rewards in found[last].values() for reward in rewards] if last else []
     solved = f"{sum(rewards):.0f}/{len(rewards)}{'' if run.kept else f' in {last}'}" if last else "-"
     tasks = {each.solved.task_id for each in run.kept} | {each[0].id for each in run.entries}

@@ -36,6 +36,7 @@ def test_runs_are_listed_once_and_a_broken_one_too(kept: Path, capsys: pytest.Ca
     assert set(found) == {"before", "after", "broken", "restem/seal-seed0", "restem/seal-evaluation"}
     assert "cannot be read" in found["broken"] and "JSON" in found["broken"]
     assert " sweep " in found["before"] and "1/3" in found["before"] and "3/3" in found["after"]
+    assert "7/9 in SEAL" in found["restem/seal-evaluation"]
     assert "1/3 in round 2" in found["restem/seal-seed0"]
 
 

@@ -27,7 +27,7 @@ from arc_seal.ui.grids import differing_cells, size
 from arc_seal.ui.progress import duration
 from arc_seal.ui.run_folder import RunFolder, changed, compare, marks
 
-LARGEST_PX, LARGEST_CELL_PX, SMALLEST_CELL_PX = 132, 20, 4
+LARGEST_PX, LARGEST_CELL_PX, SMALLEST_CELL_PX = 168, 20, 5
 """The side of a grid is at most so long where its cells are not made smaller than the last by that."""
 
 SURE = 0.5
@@ -169,14 +169,14 @@ def _training_cards(name: str, run: RunFolder) -> Iterator[Card]:
     for rollout in run.rollouts:
         if rollout.run == RUN:
             by_task.setdefault(rollout.task, []).append(rollout)
-    for task, _ in (entry := {each[0].id: each for each in run.entries}).values():
-        if made := by_task.get(task.id):
+    for entry in run.entries:
+        if made := by_task.get(entry[0].id):
             best = max(made, key=lambda it: (it.reward or 0, it.score or 0.0, it.held_out or -np.inf, bool(it.result)))
             title = f"best roll-out: round {best.round + 1}, sample {best.sample + 1}"
             writer = f"the policy of round {best.round}" if best.round else f"{best.model}, untrained"
-            attempts = best.attempts or ((),) * len(task.queries)
+            attempts = best.attempts or ((),) * len(entry[0].queries)
             shown = Try(", ".join(filter(None, (name, title))), writer, attempts, (best,), best.reward, best.seconds)
-            yield Card(task.id, entry[task.id], (shown,), made)
+            yield Card(entry[0].id, entry, (shown,), made)
 
 
 def _author(rollouts: Sequence[Rollout], configuration: Mapping[str, Any]) -> str:
@@ -261,7 +261,10 @@ def _evaluation(table: tables.Table) -> dict[str, Any]:
 def _training(run: RunFolder) -> dict[str, Any]:
     """What a training run's section shows: its rounds, what was chosen in each, and how each task fared."""
     own = [each for each in run.rollouts if each.run == RUN]
-    groups = [(f"round {number + 1}", [each for each in own if each.round == number]) for number in _rounds(own)]
+    groups = [
+        (f"round {number + 1}", [each for each in own if each.round == number])
+        for number in sorted({each.round for each in own})
+    ]
     measured = [each for each in run.rollouts if each.run.startswith(("evaluate untrained", "evaluate seal"))]
     for name in sorted({each.run for each in measured}, key=lambda name: ("seal" in name, name)):
         groups.append((name.replace("evaluate ", "held out, "), [each for each in measured if each.run == name]))
@@ -279,10 +282,6 @@ def _training(run: RunFolder) -> dict[str, Any]:
     worst = ranked[len(best) :][-EXTREMES:]
     names = [name for name, _ in groups]
     return {"rounds": rounds, "names": names, "choices": _choices(groups), "best": best, "worst": worst}
-
-
-def _rounds(rollouts: Sequence[Rollout]) -> list[int]:
-    return sorted({each.round for each in rollouts})
 
 
 def _round(rollouts: Sequence[Rollout]) -> dict[str, Any]:
@@ -311,7 +310,11 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
     for field, value in (pair for edits in written for edit in edits for pair in edit):
         if isinstance(value, int | float) and not isinstance(value, bool):
             numbers.setdefault(field, []).append(value)
-    edges = {name: np.quantile(all_, (0, 0.25, 0.5, 0.75, 1)) for name, all_ in numbers.items() if _many(all_)}
+    edges = {
+        name: np.quantile(all_, (0, 0.25, 0.5, 0.75, 1))
+        for name, all_ in numbers.items()
+        if len(set(all_)) > MOST_VALUES
+    }
 
     def said(field: str, value: Any) -> tuple[int, str]:
         """A value's place among those of its field, and its name."""
@@ -330,10 +333,6 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
             ]
             found.append((field, value[1], shares))
     return found
-
-
-def _many(values: Sequence[float]) -> bool:
-    return len(set(values)) > MOST_VALUES
 
 
 def _fields(rollout: Rollout) -> list[tuple[str, Any]]:
@@ -392,7 +391,7 @@ def _votes(rollout: Rollout, attempts: Sequence[Sequence[Attempt]]) -> list[tupl
     """For each view of a roll-out: the test from 1, the view, which attempt it voted for, the score of its vote."""
     found = []
     for each in rollout.result.candidates if rollout.result else ():
-        places = [made.grid for made in attempts[each.query]]
+        places = [made.grid for made in (*attempts[each.query : each.query + 1], ())[0]]
         vote = "another grid" if each.grid is not None else "no grid"
         if each.grid in places:
             vote = f"attempt {places.index(each.grid) + 1}"

@@ -32,7 +32,7 @@ from arc_seal.outer_loop.restem import LEDGER, RUN
 from arc_seal.outer_loop.rollout import Rollout, grids
 from arc_seal.outer_loop.solve import Solved
 from arc_seal.outer_loop.statistics import paired_difference
-from arc_seal.outer_loop.table import Table
+from arc_seal.outer_loop.table import Table, to_markdown
 from arc_seal.self_edit.edit import canonical
 from arc_seal.settings import first_fault, shortened
 
@@ -253,8 +253,10 @@ def _read_solve(path: Path) -> RunFolder:
 
 def _read_sweep(path: Path) -> RunFolder:
     lines = read_json(path / SUMMARY)
-    if not isinstance(lines, list) or not all(isinstance(line, dict) and "folder" in line for line in lines):
-        raise InputError(str(path / SUMMARY), "", "a list of runs, each with its folder", shortened(lines))
+    needed = {"task", "folder", "status", "message"}
+    if not isinstance(lines, list) or not all(isinstance(line, dict) and needed <= line.keys() for line in lines):
+        expected = f"a list of runs, each with {', '.join(sorted(needed))}"
+        raise InputError(str(path / SUMMARY), "", expected, shortened(lines))
     failed = tuple(line for line in lines if line.get("status") == "bad_input")
     kept = tuple(read_result(path / str(line["folder"])) for line in lines if line not in failed)
     return RunFolder(path, "sweep", _shared([each.configuration for each in kept]), kept, failed)
@@ -274,8 +276,10 @@ def _read_training(path: Path) -> RunFolder:
 
 def _read_evaluation(path: Path) -> RunFolder:
     table = read_json(path / TABLE)
-    if not isinstance(table, dict) or not isinstance(table.get("rows"), list) or "run" not in table:
-        raise InputError(str(path / TABLE), "", "the table of an evaluation", shortened(table))
+    try:
+        to_markdown(table)  # which needs all that anybody reads
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InputError(str(path / TABLE), "", "the table of an evaluation", shortened(table)) from None
     return RunFolder(path, "evaluation", table["run"], table=table)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from arc_seal.arc.task import Solution, Task
-from arc_seal.errors import Status
+from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Attempt
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.restem import LEDGER
@@ -193,6 +193,25 @@ def test_an_evaluation_shows_its_table(tmp_path: Path) -> None:
     for row in evaluation()["rows"]:
         assert row["name"] in page.text
     assert "SEAL minus" in page.text and page.all("circle", "cx")
+
+
+def test_a_run_of_which_nothing_is_done_yet_has_a_report(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / LEDGER) as ledger:
+        ledger.begin("train", {}, [(TASK, SOLUTION)])
+    fault = InputError("x.json", "", "a file", HOSTILE)
+    write_sweep(tmp_path / "bad", [Run("x.json", 0, tmp_path / "bad" / "0", None, fault)], ())
+    page = Page(make_report([read_folder(tmp_path), read_folder(tmp_path / "bad")]))
+    assert "Could not be worked on" in page.text and HOSTILE in page.text
+    assert "They share no task that both have a reward for." in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("summary.json", '[{"folder": "0"}]'), ("table.json", '{"rows": [{}], "run": {}}')]
+)
+def test_a_file_that_lacks_something_is_refused(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=f"{name}: expected"):
+        read_folder(tmp_path)
 
 
 def test_the_command_writes_it_beside_the_run_or_where_it_is_told(

@@ -196,7 +196,9 @@ def _overview(run: RunFolder) -> list[tuple[str, str]]:
     if run.kept:
         solved = [each.solved for each in run.kept]
         rewards = [each.reward for each in solved if each.reward is not None]
-        facts.append(("solved", _share(sum(rewards), len(rewards)) if rewards else "no solutions to compare with"))
+        facts.append(
+            ("solved (95 % Wilson interval)", _share(sum(rewards), len(rewards)) if rewards else "no solutions")
+        )
         if without := len(solved) - len(rewards):
             facts.append(("without a solution", str(without)))
         spent = [sum(each.seconds.values()) for each in solved]
@@ -220,7 +222,7 @@ def _overview(run: RunFolder) -> list[tuple[str, str]]:
 
 def _share(good: int, total: int) -> str:
     low, high = wilson(good, total)
-    return f"{good} of {total} ({good / total:.0%}; 95 % Wilson interval {100 * low:.0f} to {100 * high:.0f} %)"
+    return f"{good} of {total} ({100 * low:.0f} to {100 * high:.0f}\u00a0%)"
 
 
 def _comparison(first: tuple[str, RunFolder], second: tuple[str, RunFolder]) -> dict[str, Any]:

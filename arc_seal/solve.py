@@ -184,11 +184,11 @@ class _Session:
                 with self.view:
                     self.view.begin(task, config.seed, config.samples)
                     solved = solve_task(task, solution, executor, config, self.view)
-                    write_run(folder, solved, config.recorded)
+                    write_run(folder, solved, item.entry, config.recorded)
                     self.view.end(task, solution, solved, folder)
             else:
                 solved = solve_task(task, solution, executor, config, total)
-                write_run(folder, solved, config.recorded)
+                write_run(folder, solved, item.entry, config.recorded)
                 with self.lock, self.view:
                     total.close()
                     self.view.begin(task, config.seed, config.samples)

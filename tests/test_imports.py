@@ -26,7 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"ui"}),
     frozenset({"config"}),
     frozenset({"cli", "session"}),
-    frozenset({"solve", "train", "evaluate", "pretrain", "report", "kaggle", "competition", "contamination"}),
+    frozenset({"solve", "train", "evaluate", "pretrain", "report", "runs", "kaggle", "competition", "contamination"}),
 )
 """Lowest first. A part imports from parts in lower layers and from itself."""
 
@@ -38,6 +38,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     ),
     **dict.fromkeys(("hydra", "omegaconf"), frozenset({"config", "cli"}) | COMMANDS),
     "rich": frozenset({"ui"}),
+    "jinja2": frozenset({"ui"}),
     "ray": frozenset(),
 }
 """Where a library may be imported when a module loads; inside a function, and for the type checker, anywhere."""

@@ -25,7 +25,7 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
         names = content.namelist()
     fields = Parser().parsestr(metadata)
     assert (fields["Name"], fields["Version"], fields["License-Expression"]) == ("arc-seal", __version__, "Apache-2.0")
-    assert "arc_seal/py.typed" in names
+    assert {"arc_seal/py.typed", "arc_seal/ui/report.html"} <= set(names)
     assert {Path(name).name for name in names if "/licenses/" in name} == {"LICENSE", "NOTICE"}
 
 
@@ -53,6 +53,12 @@ def test_installed_elsewhere_it_finds_conf_and_tools(python: Path, tmp_path: Pat
 
 def test_installed_elsewhere_it_shows_its_help(python: Path, tmp_path: Path) -> None:
     assert "arc_seal.solve" in run(python, tmp_path, "-m", "arc_seal.solve", "--help")
+
+
+def test_installed_elsewhere_it_writes_a_report(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("[]")
+    assert run(python, tmp_path, "-m", "arc_seal.report", ".") == "Written to report.html\n"
+    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
 
 
 def test_every_dependency_is_constrained_to_a_version_that_it_allows() -> None:

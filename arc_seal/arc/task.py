@@ -249,14 +249,22 @@ def write_task(folder: Path, task: Task, solution: Solution | None = None) -> Pa
 
     InputError where the file cannot be written, ValueError where the solution is another task's.
     """
+    path = folder / f"{task.id}.json"
+    write_json(path, rows_on_lines(task_form(task, solution)))
+    return path
+
+
+def task_form(task: Task, solution: Solution | None = None) -> dict[str, list[dict[str, Any]]]:
+    """ARC's own JSON form of a task, which `parse_task` reads; without `solution` the test outputs are left out.
+
+    ValueError where the solution is another task's.
+    """
     if solution and (solution.task_id != task.id or len(solution.outputs) != len(task.queries)):
         raise ValueError(f"this is no solution of task {task.id}")
     train = [{"input": demo.input.rows, "output": demo.output.rows} for demo in task.demos]
     outputs = [{"output": output.rows} for output in solution.outputs] if solution else [{}] * len(task.queries)
     test = [{"input": query.rows, **output} for query, output in zip(task.queries, outputs, strict=True)]
-    path = folder / f"{task.id}.json"
-    write_json(path, rows_on_lines({"train": train, "test": test}))
-    return path
+    return {"train": train, "test": test}
 
 
 def rows_on_lines(value: Any) -> str:

@@ -178,10 +178,10 @@ class Ledger:
                     values = (run, entry[0].id, _ENTRY.dump_json(entry).decode())
                     self._put(connection, "INSERT OR IGNORE INTO tasks", values)
                 return
-        differing = differences(json.loads(found[0]["configuration"]), json.loads(now))
-        if differing:
+        changes = differences(json.loads(found[0]["configuration"]), json.loads(now))
+        if changes:
             expected = "the configuration that is recorded of it (or another run's name)"
-            raise InputError(str(self._path), f"run {run}", expected, _listed(differing))
+            raise InputError(str(self._path), f"run {run}", expected, _listed(changes))
 
     def configuration(self, run: str) -> dict[str, Any]:
         """What a run was begun under; empty when there is no such run."""
@@ -292,9 +292,14 @@ def faults(path: Path) -> Iterator[None]:
 
 def differences(recorded: Any, now: Any) -> list[str]:
     """Where two JSON values differ, such as `restem.samples: 15 recorded, 5 now`, in their own order."""
-    before, after = dict(_leaves(recorded)), dict(_leaves(now))
-    differing = [path for path in {**before, **after} if not _is_same(before.get(path, ...), after.get(path, ...))]
-    return [f"{joined(path)}: {_shown(before, path)} recorded, {_shown(after, path)} now" for path in differing]
+    return [f"{place}: {before} recorded, {after} now" for place, before, after in differing(recorded, now)]
+
+
+def differing(one: Any, other: Any) -> list[tuple[str, str, str]]:
+    """The places where two JSON values differ, and what stands there in each, cut where it grows long."""
+    before, after = dict(_leaves(one)), dict(_leaves(other))
+    paths = [path for path in {**before, **after} if not _is_same(before.get(path, ...), after.get(path, ...))]
+    return [(joined(path), _shown(before, path), _shown(after, path)) for path in paths]
 
 
 @contextmanager
@@ -353,9 +358,9 @@ def _shown(leaves: Mapping[tuple[str | int, ...], Any], path: tuple[str | int, .
     return text if len(text) <= _LONGEST_SETTING else f"{text[: _LONGEST_SETTING - 3]}..."
 
 
-def _listed(differing: Sequence[str]) -> str:
-    more = len(differing) - _MOST_DIFFERENCES
-    return "; ".join(differing[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
+def _listed(found: Sequence[str]) -> str:
+    more = len(found) - _MOST_DIFFERENCES
+    return "; ".join(found[:_MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _checksum(values: Sequence[Any]) -> str:

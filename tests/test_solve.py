@@ -63,7 +63,8 @@ def test_a_sweep_goes_on_after_bad_input_and_sums_up(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "missing.json: expected" in done.stdout and "broken.json: line 1" in done.stdout
-    assert "Summary\n" in done.stdout and "Traceback" not in done.stderr
+    assert "\n4/4  " in done.stdout and done.stdout.count("Self-edit: ") == 1 and "Traceback" not in done.stderr
+    assert f"Kept in {Path('sweep', 'submission.json')}\n" in done.stdout
     lines = json.loads((tmp_path / "sweep" / "summary.json").read_text())
     assert [line["task"] for line in lines] == ["a b=1", "missing.json", "broken.json", "00576224"]
     assert [line["status"] == "bad_input" for line in lines] == [False, True, True, False]

@@ -35,6 +35,7 @@ _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@-]*)=(?P<value>.*)", re
 _DELETION = re.compile(r"~[A-Za-z_][\w./@-]*")
 _QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 _SWEPT = re.compile(rf"(?:{_QUOTED}|[^,])+", re.DOTALL)
+
 _FLAGS = (
     "Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the "
     "configuration instead of running (--resolve with its interpolations resolved), --help GROUP describes a group and "
@@ -85,7 +86,7 @@ def command(
             signal.signal(number, signal.default_int_handler)
         flags = set(argv[: argv.index("--")] if "--" in argv else argv)
         asked = next((each for each in argv if each in ("-h", "--help") or each.startswith("--help=")), None)
-        if asked is not None and (asked in flags):
+        if asked is not None and asked in flags:
             after = "".join(argv[argv.index(asked) + 1 :][:1])
             topic = asked.partition("=")[2] or (after if re.fullmatch(r"[a-z_][\w.]*", after) else "")
             print(help_text(name, usage, conf_dir(), topic), end="")
@@ -198,50 +199,51 @@ def help_text(command: str, usage: str, conf: Path, topic: str = "") -> str:
     """
     knobs, chosen = knobs_of(command, conf)
     width = max(60, min(120, shutil.get_terminal_size().columns))
+    if topic:
+        return "\n".join([*_topic(topic, knobs, chosen, conf, width), ""])
+    parts = usage.strip().split("\n\n")  # prose is wrapped; what is indented, such as examples, stays as it is
+    prose = [part if "\n " in part or part[0] == " " else textwrap.fill(part, width) for part in parts]
+    lines = [
+        "\n\n".join([*prose, textwrap.fill(_FLAGS, width)]),
+        "",
+        "Groups, chosen as GROUP=OPTION (* is the default)",
+    ]
+    for group, default in chosen.items():
+        options = (f"{option}*" if option == default else option for option in _options(conf / group))
+        lines += _entry(group, " ".join(options), width)
+    lines += ["", "Settings that are often changed, with their defaults (--help all: every setting)"]
+    often = [each for each in knobs if "." not in each or re.match(_OFTEN, each)]
+    for name in sorted(often, key=lambda each: "." in each):  # the command's own first
+        sentence = re.split(r"(?<=[.;])\s", knobs[name].about)[0].rstrip(".;")
+        lines += _entry(f"{name}={knobs[name].default}", sentence, width)
+    return "\n".join([*lines, ""])
 
-    def entry(name: str, text: str) -> list[str]:
-        wrapped = textwrap.wrap(text, width - 32, break_on_hyphens=False, break_long_words=False) or [""]
-        first = f"  {name:<29} {wrapped.pop(0)}" if len(name) < 30 else f"  {name}"
-        return [first, *(f"{' ' * 32}{line}" for line in wrapped)]
 
-    if not topic:
-        lines = [
-            *_wrapped(usage, width),
-            "",
-            *textwrap.wrap(_FLAGS, width),
-            "",
-            "Groups, chosen as GROUP=OPTION (* is the default)",
-        ]
-        for group, default in chosen.items():
-            lines += entry(group, " ".join(f"{it}*" if it == default else it for it in _options(conf / group)))
-        lines += ["", "Settings that are often changed, with their defaults (--help all: every setting)"]
-        often = [each for each in knobs if "." not in each or re.match(_OFTEN, each)]
-        for name in sorted(often, key=lambda each: "." in each):  # the command's own first
-            lines += entry(f"{name}={knobs[name].default}", re.split(r"(?<=[.;])\s", knobs[name].about)[0].rstrip(".;"))
-        return "\n".join([*lines, ""])
+def _topic(topic: str, knobs: Mapping[str, Knob], chosen: Mapping[str, str], conf: Path, width: int) -> list[str]:
+    """Everything on a topic, in lines."""
     found = [each for each in knobs if topic == "all" or each == topic or each.startswith(f"{topic}.")]
     groups = [each for each in chosen if topic in ("all", each)]
     if not found and not groups:
-        known = ["all", *chosen, *knobs]
-        raise InputError("--help", "", f"all, a group or a setting{suggestion(topic, known)}", repr(topic))
-    lines = []
+        expected = f"all, a group or a setting{suggestion(topic, ['all', *chosen, *knobs])}"
+        raise InputError("--help", "", expected, repr(topic))
+    lines: list[str] = []
     for group in groups:
-        lines += ["", f"{group}=OPTION (* is the default)"]
+        lines += [f"{group}=OPTION (* is the default)"]
         for option in _options(conf / group):
             about = _comment((conf / group / f"{option}.yaml").read_text("utf-8"))
-            lines += entry(f"{option}*" if option == chosen[group] else option, about)
-    lines += ["", "Settings, with their defaults"] if found else []
+            lines += _entry(f"{option}*" if option == chosen[group] else option, about, width)
+        lines += [""]
+    lines += ["Settings, with their defaults"] if found else []
     for name in found:
-        lines += entry(f"{name}={knobs[name].default}", knobs[name].about)
-    return "\n".join([*lines[1:], ""])
+        lines += _entry(f"{name}={knobs[name].default}", knobs[name].about, width)
+    return lines
 
 
-def _wrapped(usage: str, width: int) -> list[str]:
-    """A text whose prose is wrapped; paragraphs with an indented line, such as examples, are left as they are."""
-    parts = usage.strip().split("\n\n")
-    return "\n\n".join(part if "\n " in part or part[0] == " " else textwrap.fill(part, width) for part in parts).split(
-        "\n"
-    )
+def _entry(name: str, text: str, width: int) -> list[str]:
+    """A name, and beside it or below it what there is to say, in lines."""
+    wrapped = textwrap.wrap(text, width - 32, break_on_hyphens=False, break_long_words=False) or [""]
+    first = f"  {name:<29} {wrapped.pop(0)}" if len(name) < 30 else f"  {name}"
+    return [first, *(f"{' ' * 32}{line}" for line in wrapped)]
 
 
 def knobs_of(command: str, conf: Path) -> tuple[dict[str, Knob], dict[str, str]]:

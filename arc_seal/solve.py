@@ -61,7 +61,7 @@ def work(jobs: "list[Composed]", title: str = "") -> int:
     top = jobs[0].sweep or jobs[0].folder
     if resumed and not top.is_dir():
         raise InputError("resume", "", "the folder of a run", f"no folder {top}")
-    if picture is not None and not os.access(nearest_folder(picture.expanduser()), os.W_OK):
+    if picture is not None and not can_be_written(picture.expanduser()):
         raise InputError("save_svg", "", "a file that can be written", str(picture))  # before the work, not after it
     kept = top.resolve() if resumed else claim(top)  # `runs/latest` may lead elsewhere soon
     view = _view(items, several, picture is not None)
@@ -226,9 +226,10 @@ class _Session:
             self.keep({item.number: self.known(item) or nothing})
 
 
-def nearest_folder(path: Path) -> Path:
-    """The folder that a file would be made in, or the nearest above that is there."""
-    return next(folder for folder in path.absolute().parents if folder.is_dir())
+def can_be_written(path: Path) -> bool:
+    """Whether a file can be made there, with the folders above it."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    return not path.is_dir() and above.is_dir() and os.access(above, os.W_OK)
 
 
 def _view(items: "list[_Item | Run]", several: bool, recorded: bool) -> "TaskView | SweepView":

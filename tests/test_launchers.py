@@ -10,7 +10,7 @@ from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.train import main as train
 from arc_seal.ui.run_folder import load_result
 from tests.smoke import SMOKE, run
-from tests.test_solve import EDIT, TASKS, TINY, solve
+from tests.test_solve import EDIT, TASKS, TINY
 from tests.ui.builders import without_times
 
 needs_sweep = pytest.mark.skipif(
@@ -28,16 +28,9 @@ LAUNCHERS = {
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_sweep_is_what_it_is_without_a_launcher(name: str, tmp_path: Path) -> None:
     """One summary and one submission, whoever did the jobs; bad input is recorded, and nothing is done twice."""
-    argv = (
-        "-m",
-        str(TASKS / "5582e5ca.json"),
-        "arcagi1/25ff71a9",
-        "missing.json",
-        f"self_edit.json={EDIT}",
-        "seed=0,1",
-    )
-    plain = solve(tmp_path, *argv, "hydra.sweep.dir=plain")
-    launched = solve(tmp_path, *argv, "hydra.sweep.dir=launched", *LAUNCHERS[name], "executor=process")
+    argv = ("-m", str(TASKS / "5582e5ca.json"), "arcagi1/25ff71a9", "missing.json", f"self_edit.json={EDIT}")
+    plain = run(tmp_path, "solve", *TINY, *argv, "hydra.sweep.dir=plain")
+    launched = run(tmp_path, "solve", *TINY, *argv, "hydra.sweep.dir=launched", *LAUNCHERS[name], "executor=process")
     assert (plain.returncode, launched.returncode) == (2, 2), launched.stderr
     assert f"2 jobs by {name}; each shows in launched/*/output.txt" in launched.stdout
     assert launched.stdout.count("Self-edit: ") == 1 and "\n3/3  " in launched.stdout
@@ -53,7 +46,7 @@ def test_a_sweep_is_what_it_is_without_a_launcher(name: str, tmp_path: Path) -> 
         assert without_times(one) == without_times(other)
         assert "Reward" in (tmp_path / "launched" / folder / "output.txt").read_text()
     before = {folder: (tmp_path / "launched" / folder / "result.json").stat().st_mtime_ns for folder in folders}
-    again = solve(tmp_path, *argv, "resume=launched", *LAUNCHERS[name])
+    again = run(tmp_path, "solve", *TINY, *argv, "resume=launched", *LAUNCHERS[name])
     assert again.returncode == 2 and "jobs by" not in again.stdout
     assert before == {folder: (tmp_path / "launched" / folder / "result.json").stat().st_mtime_ns for folder in folders}
 
@@ -63,7 +56,7 @@ def test_a_sweep_is_what_it_is_without_a_launcher(name: str, tmp_path: Path) -> 
 def test_what_a_job_cannot_do_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     models = "model.location=./nowhere,package:arc_seal/weights/grid"
     argv = ("arcagi1/25ff71a9", "-m", "model=grid", models, f"self_edit.json={EDIT}", "hydra.sweep.dir=sweep")
-    done = solve(tmp_path, *argv, *LAUNCHERS["joblib"])
+    done = run(tmp_path, "solve", *TINY, *argv, *LAUNCHERS["joblib"])
     assert done.returncode == 2, done.stderr
     assert "bad input   ./nowhere: expected a folder, a .gguf file or a hub id" in done.stdout
     assert [line["status"] for line in json.loads((tmp_path / "sweep" / "summary.json").read_text())] == [

@@ -217,10 +217,10 @@ class RunView(Display):
     def close(self, *_: object) -> None:
         """End the stage, as every display does; the best self-edit stays below its line."""
         with self._lock:
+            best, self._below = self._below if self._step > self._known else "", ""
             super().close()
-            if self._below:
-                self.keep(self._below)
-                self._below = ""
+            if best:
+                self.keep(best)
 
     __exit__ = close
 
@@ -289,7 +289,7 @@ class SweepView(RunView):
             number = f"{self._runs:>{len(str(self.total))}}/{self.total}"
             seed = [f"seed {run.seed}"] if self.seeds else []
             verdict, style, facts = _verdict(run)
-            line = Text("  ".join([number, f"{printable(run.name):<{self.width}}", *seed, ""]), no_wrap=True)
+            line = Text("  ".join([number, f"{printable(run.name):<{self.width}}", *seed, ""]))
             self.keep(line.append(f"{verdict:<10}", style=style).append("".join(f"  {each}" for each in facts if each)))
             if self._stage:
                 self.advance(solved=int(verdict == "solved"), failed=int(style == _BAD))

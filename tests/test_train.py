@@ -54,7 +54,7 @@ def test_a_run_from_end_to_end(smoke_run: Finished) -> None:
     for number in (1, 2):
         counts = r"6 self-edits, \d/6 valid, \d/6 ran, \d distinct, held-out log-probability -\d\.\d{3}"
         assert any(re.fullmatch(f"Round {number}: {counts}", line) for line in lines)
-        assert any(re.match(rf"  policy round-{number}: \d self-edits, loss \d", line) for line in lines)
+        assert any(re.match(rf"  policy round-{number}: \d self-edits?, loss \d", line) for line in lines)
     assert lines[0] == "Training smoke-seed0" and "tasks   2 of arcagi1/25ff71a9, arcagi1/5582e5ca" in lines
     assert any(re.fullmatch(r"  25ff71a9  [ox]{3}  \S+ s", line) for line in lines)
     tests = ROOT / "tests" / "conf"
@@ -92,7 +92,7 @@ def test_the_same_command_does_nothing_again(copied: Path, capfd: pytest.Capture
     assert cpu_seconds() - started < 1.0  # no worker has loaded anything
     assert rows(copied) == before
     shown = capfd.readouterr()
-    assert shown.out.count(" self-edits to imitate\n") == 2
+    assert len(re.findall(r" self-edits? to imitate\n", shown.out)) == 2
     assert "roll-outs" not in shown.out and f"\nKept in {copied}\n" in shown.out
 
 
@@ -178,7 +178,7 @@ def test_roll_outs_of_an_earlier_run_are_imitated_under_its_name(
     found, shown = kept(place), capfd.readouterr().out
     assert [row.reward for row in found.rollouts] == [0]
     assert found.policies[0].rollouts == ((str(earlier), 0, TASKS[0], 1),)
-    assert "Round 1: 0/1 solved, 0/1 tasks by any" in shown and "1 self-edits to imitate" in shown
+    assert "Round 1: 0/1 solved, 0/1 tasks by any" in shown and "1 self-edit to imitate" in shown
 
 
 def solving(solved: int | None, count: int = 8) -> list[Rollout]:
@@ -224,7 +224,7 @@ def test_help_is_quick_and_loads_no_library(name: str, tmp_path: Path) -> None:
     *text, loaded = done.stdout.splitlines()
     assert loaded == "[]"
     assert any(line.startswith(f"Usage: python -m arc_seal.{name} [NAME=VALUE...]") for line in text)
-    assert {"  temperature=0.8", "  folds=2", "  name=seal"} <= set(text)
+    assert {"  temperature=0.8", "  folds=2", "  name=seal"} <= {line[:32].rstrip() for line in text}
 
 
 def cpu_seconds() -> float:

@@ -4,19 +4,22 @@ Hydra 1.3 takes no positional argument and reads a task id such as `25e02866` as
 one place that knows this.
 """
 
+import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import textwrap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arc_seal import __version__
-from arc_seal.errors import Diverged, FinetuningFailed, InputError, suggestion
+from arc_seal.errors import Diverged, FinetuningFailed, InputError, plural, suggestion
 from arc_seal.files import conf_dir
 
 if TYPE_CHECKING:
@@ -32,8 +35,18 @@ _OVERRIDE = re.compile(r"(?P<key>[+~]{0,2}[A-Za-z_][\w./@-]*)=(?P<value>.*)", re
 _DELETION = re.compile(r"~[A-Za-z_][\w./@-]*")
 _QUOTED = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
 _SWEPT = re.compile(rf"(?:{_QUOTED}|[^,])+", re.DOTALL)
-_SETTING = re.compile(r"^((?:#.*\n)+)([a-z]\w*): (.+)$", re.MULTILINE)
-"""In a configuration file: a setting at the margin, with the comment above it."""
+
+_FLAGS = (
+    "Flags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows the "
+    "configuration instead of running (--resolve with its interpolations resolved), --help GROUP describes a group and "
+    "its settings, --version. Settings of a group are set as GROUP.NAME=VALUE."
+)
+
+_OFTEN = (
+    r"executor\.(workers|threads|timeout_s|memory_gib)|ttt\.(token_budget|method)|decode|model\.(location|device)"
+    r"|restem\.(?!finetune)|data|run|self_edit\.json"
+)
+"""Settings of groups that `--help` lists."""
 
 _LOADED_ONCE = ("model", "executor")
 """Groups that decide what is loaded; swept outermost, so that a model is loaded once a sweep."""
@@ -72,8 +85,11 @@ def command(
         for number in (each for each, handler in before.items() if handler is signal.SIG_DFL):  # else as nohup says
             signal.signal(number, signal.default_int_handler)
         flags = set(argv[: argv.index("--")] if "--" in argv else argv)
-        if flags & {"-h", "--help"}:
-            print(help_text(name, usage, conf_dir()), end="")
+        asked = next((each for each in argv if each in ("-h", "--help") or each.startswith("--help=")), None)
+        if asked is not None and asked in flags:
+            after = "".join(argv[argv.index(asked) + 1 :][:1])
+            topic = asked.partition("=")[2] or (after if re.fullmatch(r"[a-z_][\w.]*", after) else "")
+            print(help_text(name, usage, conf_dir(), topic), end="")
             return 0
         if "--version" in flags:
             print(f"arc-seal {__version__}")
@@ -88,12 +104,19 @@ def command(
             expected = "a task: a file, a folder, arcagi1/ID or arcagi2/ID (or --help)"
             raise InputError("arguments", "", expected, "none")
 
-        from arc_seal.config import compose, shown  # Hydra and pydantic, which --help does without
+        from arc_seal.config import OUTPUT, compose, launch, shown  # Hydra and pydantic, which --help does without
 
         if typed.show is not None:
             print(shown(name, typed.overrides, typed.folders, typed.show, resolve=typed.resolve), end="")
             return 0
-        return work(compose(name, typed.overrides, sweep=typed.sweep, folders=typed.folders))
+        jobs = compose(name, typed.overrides, sweep=typed.sweep, folders=typed.folders)
+        if takes_tasks or not jobs[0].launcher or jobs[0].sweep is None:
+            return work(jobs)  # what works on tasks has files of them all, and so launches its jobs itself
+        print(f"{plural(len(jobs), 'job')} by {jobs[0].launcher}; each shows in {OUTPUT} in its folder", flush=True)
+        for error in launch(name, jobs, jobs[0].sweep):
+            if error is not None:
+                raise error
+        return 0
     except (InputError, Diverged, FinetuningFailed, OSError) as error:
         if isinstance(error, OSError):  # a place that cannot be read or written, a full disk
             found = (error.strerror or str(error)).lower()
@@ -160,29 +183,140 @@ def quote(text: str) -> str:
     return QuotedString(literal, Quote.single).with_quotes()
 
 
-def help_text(command: str, usage: str, conf: Path) -> str:
-    """What `--help` prints: usage, then every group and setting as the command's file in `conf` describes them."""
-    text = (conf / f"{command}.yaml").read_text("utf-8")
-    chosen = dict(re.findall(r"^  - (\w+): ([\w$][\w.{}-]*)$", text, re.MULTILINE))
-    groups, sources = "", [text]
-    for group, option in chosen.items():
-        default = chosen.get(option.removeprefix("${").removesuffix("}"), option)  # a group may follow another's
-        path = conf / group / f"{default}.yaml"
-        if path.is_file() and path.read_text("utf-8").startswith("# @package _global_"):
-            sources.append(path.read_text("utf-8"))  # settings of the command's own that it shares with others
-            continue
-        names = sorted(each.stem for each in path.parent.glob("*.yaml"))
-        groups += f"  {group:<10} {' '.join(f'{name}*' if name == default else name for name in names)}\n"
-    settings = ""
-    for comment, name, value in (found for source in sources for found in _SETTING.findall(source)):
-        lines = (f"      {line.removeprefix('#').strip()}\n" for line in comment.splitlines())
-        settings += f"  {name}={value}\n{''.join(lines)}"
-    return (
-        f"{usage}\nFlags: -m sweeps over values with commas, -cd DIR adds a folder of configuration, --cfg job shows\n"
-        "the configuration instead of running (--resolve with its interpolations resolved), --version.\n\n"
-        f"Groups, chosen as GROUP=OPTION (* is the default). {conf}/GROUP/OPTION.yaml describes their\n"
-        f"settings, which are set as GROUP.NAME=VALUE.\n{groups}\nSettings, each with its default:\n{settings}"
-    )
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A setting as conf/ describes it."""
+
+    default: str
+    about: str  # the comment above it, or above those that it stands together with
+
+
+def help_text(command: str, usage: str, conf: Path, topic: str = "") -> str:
+    """What `--help` prints: usage, groups, and the settings that are often changed, a sentence each.
+
+    Of a topic (a group, a setting, or all) every setting with all that the files in `conf` say of it. InputError when
+    there is none of that name.
+    """
+    knobs, chosen = knobs_of(command, conf)
+    width = max(60, min(120, shutil.get_terminal_size().columns))
+    if topic:
+        return "\n".join([*_topic(topic, knobs, chosen, conf, width), ""])
+    parts = usage.strip().split("\n\n")  # prose is wrapped; what is indented, such as examples, stays as it is
+    prose = [part if "\n " in part or part[0] == " " else textwrap.fill(part, width) for part in parts]
+    lines = [
+        "\n\n".join([*prose, textwrap.fill(_FLAGS, width)]),
+        "",
+        "Groups, chosen as GROUP=OPTION (* is the default)",
+    ]
+    for group, default in chosen.items():
+        options = (f"{option}*" if option == default else option for option in _options(conf / group))
+        lines += _entry(group, " ".join(options), width)
+    lines += ["", "Settings that are often changed, with their defaults (--help all: every setting)"]
+    often = [each for each in knobs if "." not in each or re.match(_OFTEN, each)]
+    for name in sorted(often, key=lambda each: "." in each):  # the command's own first
+        sentence = re.split(r"(?<=[.;])\s", knobs[name].about)[0].rstrip(".;")
+        lines += _entry(f"{name}={knobs[name].default}", sentence, width)
+    return "\n".join([*lines, ""])
+
+
+def _topic(topic: str, knobs: Mapping[str, Knob], chosen: Mapping[str, str], conf: Path, width: int) -> list[str]:
+    """Everything on a topic, in lines."""
+    found = [each for each in knobs if topic == "all" or each == topic or each.startswith(f"{topic}.")]
+    groups = [each for each in chosen if topic in ("all", each)]
+    if not found and not groups:
+        expected = f"all, a group or a setting{suggestion(topic, ['all', *chosen, *knobs])}"
+        raise InputError("--help", "", expected, repr(topic))
+    lines: list[str] = []
+    for group in groups:
+        lines += [f"{group}=OPTION (* is the default)"]
+        for option in _options(conf / group):
+            about = _comment((conf / group / f"{option}.yaml").read_text("utf-8"))
+            lines += _entry(f"{option}*" if option == chosen[group] else option, about, width)
+        lines += [""]
+    lines += ["Settings, with their defaults"] if found else []
+    for name in found:
+        lines += _entry(f"{name}={knobs[name].default}", knobs[name].about, width)
+    return lines
+
+
+def _entry(name: str, text: str, width: int) -> list[str]:
+    """A name, and beside it or below it what there is to say, in lines."""
+    wrapped = textwrap.wrap(text, width - 32, break_on_hyphens=False, break_long_words=False) or [""]
+    first = f"  {name:<29} {wrapped.pop(0)}" if len(name) < 30 else f"  {name}"
+    return [first, *(f"{' ' * 32}{line}" for line in wrapped)]
+
+
+def knobs_of(command: str, conf: Path) -> tuple[dict[str, Knob], dict[str, str]]:
+    """Every setting of a command by its full name, and the option of each group, with nothing chosen by hand.
+
+    Read from the files' text, for Hydra alone takes longer to load than `--help` may take.
+    """
+    own = (conf / f"{command}.yaml").read_text("utf-8")
+    chosen = dict(re.findall(r"^  - (\w+): ([\w$][\w.{}-]*)$", own, re.MULTILINE))
+    model = conf / "model" / f"{chosen.get('model')}.yaml"
+    if model.is_file():  # it may bring options along
+        brought = re.findall(r"^  - override /(\w+)@\S+: (\S+)$", model.read_text("utf-8"), re.MULTILINE)
+        chosen |= {group: option for group, option in brought if group in chosen}
+    chosen = {group: chosen.get(option.strip("${}"), option) for group, option in chosen.items()}  # restem: ${model}
+    knobs: dict[str, Knob] = {}
+    for group, option in list(chosen.items()):
+        if (conf / group / f"{option}.yaml").is_file():
+            text = (conf / group / f"{option}.yaml").read_text("utf-8")
+            shared = text.startswith("# @package _global_")  # settings of the command's own that it shares with others
+            prefix = "" if shared else f"{group}."
+            knobs |= {f"{prefix}{name}": knob for name, knob in _read_knobs(conf / group, option).items()}
+            if shared:
+                del chosen[group]
+    merged = _with(_parse(own), knobs)
+    return {**{name: merged[name] for name in _parse(own)}, **merged}, chosen
+
+
+def _read_knobs(folder: Path, option: str) -> dict[str, Knob]:
+    """The settings of an option, those included that it takes over from the option that it begins with."""
+    text = (folder / f"{option}.yaml").read_text("utf-8")
+    first = re.search(r"^defaults:\n  - ([\w.-]+)$", text, re.MULTILINE)
+    knobs = _read_knobs(folder, first[1]) if first else {}
+    return _with(_parse(text), knobs)
+
+
+def _with(own: Mapping[str, Knob], others: Mapping[str, Knob]) -> dict[str, Knob]:
+    """Both, with the defaults of the first, and what the second says of a setting: that is where it is described."""
+    told = {
+        name: Knob(knob.default, others[name].about if name in others else knob.about) for name, knob in own.items()
+    }
+    return {**others, **told}
+
+
+def _parse(text: str) -> dict[str, Knob]:
+    """The settings in a file of conf/, each with its comment; Hydra's own are left out."""
+    knobs: dict[str, Knob] = {}
+    above: list[tuple[int, str]] = []  # the names that a setting stands under, with their indents
+    comment: list[str] = []
+    for line in text.splitlines():
+        place = len(line) - len(line.lstrip())
+        if line.lstrip().startswith("#"):
+            comment.append(line.strip(" #"))
+        elif found := re.match(r" *(\w+):(?: (.*))?$", line):
+            above = [each for each in above if each[0] < place]
+            path = [*(name for _, name in above), found[1]]
+            if path[0] not in ("defaults", "hydra") and not found[1].startswith("_"):
+                knobs[".".join(path)] = Knob((found[2] or "").replace(">-", "..."), " ".join(comment))
+            above.append((place, found[1]))
+        elif line.lstrip().startswith("- ") and above and above[0][1] not in ("defaults", "hydra"):
+            knobs[".".join(name for _, name in above)] = Knob("[...]", knobs[".".join(name for _, name in above)].about)
+        elif not line.strip():
+            comment = []
+    return {name: knob for name, knob in knobs.items() if knob.default}
+
+
+def _options(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _comment(text: str) -> str:
+    """What a file says of itself, in its first lines."""
+    lines = (line for line in text.splitlines() if line != "# @package _global_")
+    return " ".join(line.strip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
 
 
 def _take_flag(flag: str, rest: list[str], typed: Arguments) -> None:

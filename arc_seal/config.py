@@ -1,25 +1,34 @@
 """The configuration of the commands: composed by Hydra, read into types, and what is said when it is wrong."""
 
+import multiprocessing
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, Field, ValidationError
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Entry
-from arc_seal.errors import InputError, suggestion
+from arc_seal.errors import InputError, one_line, suggestion
 from arc_seal.files import conf_dir, file_name
 from arc_seal.outer_loop.evaluate import RowName
 from arc_seal.outer_loop.restem import RestemSettings
@@ -28,6 +37,9 @@ from arc_seal.outer_loop.solve import SolveSettings
 from arc_seal.settings import Settings, first_fault
 
 C = TypeVar("C", bound=BaseModel)
+
+OUTPUT = "output.txt"
+"""In a run's folder: what a job showed that a launcher had done elsewhere."""
 
 _MODELS = ("weights.GridSource", "weights.ChatSource", "scripted.ScriptedSource", "grid_network.GridConfig")
 TARGETS = (
@@ -60,13 +72,16 @@ class SolveConfig(SolveSettings):
     """conf/solve.yaml; each setting is described there, where the defaults are too."""
 
     task: str = Field(min_length=1)
+    palette: Literal["arc", "colour_blind"]
     save_svg: str | None
     resume: str | None = Field(min_length=1)
 
     @property
     def recorded(self) -> dict[str, Any]:
         """What a run may not change when it goes on: all but where it runs and what is shown of it."""
-        return self.model_dump(mode="json", by_alias=True, exclude={"task", "executor", "save_svg", "resume"})
+        return self.model_dump(
+            mode="json", by_alias=True, exclude={"task", "executor", "palette", "save_svg", "resume"}
+        )
 
 
 class TrainConfig(RolloutSettings):
@@ -111,6 +126,9 @@ class Composed:
     values: dict[str, Any]  # the settings, plain values
     folder: Path  # where this run is kept
     sweep: Path | None  # where the sweep is kept that the run belongs to; None without one
+    overrides: tuple[str, ...] = ()  # what it was composed with
+    choices: Mapping[str, str] = field(default_factory=dict)  # the option of each group
+    launcher: str | None = None  # what has the jobs of the sweep done elsewhere; None: this process does them
 
 
 def compose(command: str, overrides: Sequence[str], *, sweep: bool, folders: Sequence[str] = ()) -> list[Composed]:
@@ -121,7 +139,8 @@ def compose(command: str, overrides: Sequence[str], *, sweep: bool, folders: Seq
     jobs: list[Composed] = []
     with _hydra(command):
         for number, job in enumerate(_jobs(overrides) if sweep else [list(overrides)]):
-            composed = _composed(command, [*job, f"hydra.job.num={number}"], folders)
+            job += _search_path(folders)
+            composed = _composed(command, [*job, f"hydra.job.num={number}"])
             own = OmegaConf.masked_copy(composed, _own(composed))
             values = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
             assert isinstance(values, dict)
@@ -129,19 +148,50 @@ def compose(command: str, overrides: Sequence[str], *, sweep: bool, folders: Seq
             top = Path(str(values.get("resume") or (kept.sweep.dir if sweep else kept.run.dir))).expanduser().absolute()
             top = (jobs[0].sweep if jobs else None) or top  # one for all, whatever the time is now
             folder = top / kept.sweep.subdir if sweep else top
-            jobs.append(Composed({str(name): value for name, value in values.items()}, folder, top if sweep else None))
+            choices = {str(group).split("@")[0]: str(option) for group, option in kept.runtime.choices.items()}
+            launcher = None if choices["hydra/launcher"] == "basic" else choices["hydra/launcher"]
+            if choices["hydra/sweeper"] != "basic":
+                raise InputError("hydra/sweeper", "", "basic, which -m is done by", repr(choices["hydra/sweeper"]))
+            if launcher and not sweep:
+                raise InputError(
+                    "hydra/launcher", "", "-m or several tasks, for it launches the jobs of a sweep", "one job"
+                )
+            own_values = {str(name): value for name, value in values.items()}
+            jobs.append(Composed(own_values, folder, top if sweep else None, tuple(job), choices, launcher))
     return jobs
 
 
 def shown(command: str, overrides: Sequence[str], folders: Sequence[str], part: str, *, resolve: bool) -> str:
     """A configuration as YAML: `part` is `job`, `hydra` or `all`; InputError when an override is wrong."""
     with _hydra(command):
-        composed = _composed(command, [*overrides, "hydra.job.num=0"], folders)
+        composed = _composed(command, [*overrides, *_search_path(folders), "hydra.job.num=0"])
         names = {"job": _own(composed), "hydra": ["hydra"], "all": list(composed)}[part]
         values = OmegaConf.masked_copy(composed, names)
         if resolve:
             OmegaConf.resolve(values)
         return OmegaConf.to_yaml(values)
+
+
+def launch(command: str, jobs: Sequence[Composed], sweep: Path) -> list[Exception | None]:
+    """Have a sweep's jobs done by its launcher, such as joblib or submitit, and wait; what each has raised, if it has.
+
+    Each is done by a process of its own, which calls the command's `work` on it alone. What it shows goes into
+    OUTPUT in its folder. InputError where the launcher itself fails.
+    """
+    with _hydra(command):
+        kept = [f"hydra.sweep.dir={_quoted(sweep)}", "hydra.output_subdir=null"]
+        master = _composed(command, [*jobs[0].overrides, *kept])
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(GlobalHydra.instance().config_loader(), Callbacks()),
+            task_function=partial(_work_on_one, command, jobs),
+            config=master,
+        )
+        places = [[f"hydra.sweep.subdir={_quoted(job.folder.relative_to(sweep))}"] for job in jobs]
+        try:
+            returned = launcher.launch(places, initial_job_idx=0)
+        except Exception as error:  # of many kinds, such as a process that was killed
+            raise InputError(f"hydra/launcher={jobs[0].launcher}", "", "jobs that end", one_line(error)) from error
+    return [each._return_value if each.status is JobStatus.FAILED else None for each in returned]  # the error unraised
 
 
 def make(settings: Mapping[str, Any]) -> Any:
@@ -169,6 +219,8 @@ def read_config(values: Mapping[str, Any], kind: type[C]) -> C:
         place, expected, found = first_fault(error)
     if expected == "a setting that there is":
         expected += suggestion(place, _names(kind))
+    if expected.startswith("'"):  # one of some words
+        expected += suggestion(found.strip('"'), re.findall(r"'([^']+)'", expected))
     if place == "task":
         expected, found = "a task: a file, a folder, arcagi1/ID or arcagi2/ID", "none"
     raise InputError("configuration", place, expected, found)
@@ -194,7 +246,8 @@ def _hydra(command: str) -> Iterator[None]:
 
 def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
     """The overrides of each job of a sweep, the first one varying slowest."""
-    parsed: list[Override] = OverridesParser.create().parse_overrides(list(overrides))
+    loader = GlobalHydra.instance().config_loader()  # knows the options that a glob(*) stands for
+    parsed: list[Override] = OverridesParser.create(loader).parse_overrides(list(overrides))
     choices = [
         [f"{each.get_key_element()}={value}" for value in each.sweep_string_iterator()]
         if each.is_sweep_override()
@@ -204,13 +257,29 @@ def _jobs(overrides: Sequence[str]) -> Iterator[list[str]]:
     return map(list, product(*choices))
 
 
-def _composed(command: str, overrides: Sequence[str], folders: Sequence[str]) -> DictConfig:
+def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    return hydra.compose(command, list(overrides), return_hydra_config=True)
+
+
+def _search_path(folders: Sequence[str]) -> list[str]:
+    """The override that adds folders of configuration."""
     for folder in folders:
         if not Path(folder).is_dir():  # of which Hydra only warns
             raise InputError(folder, "", "a folder of configuration", "no such folder")
-    quoted = (QuotedString(str(Path(each).absolute()), Quote.single).with_quotes() for each in folders)
-    more = [f"hydra.searchpath=[{','.join(quoted)}]"] if folders else []
-    return hydra.compose(command, [*overrides, *more], return_hydra_config=True)
+    return [f"hydra.searchpath=[{','.join(_quoted(Path(each).absolute()) for each in folders)}]"] if folders else []
+
+
+def _quoted(path: Path) -> str:
+    return QuotedString(str(path), Quote.single).with_quotes()
+
+
+def _work_on_one(command: str, jobs: Sequence[Composed], _: DictConfig) -> None:
+    """Do the job whose number a launcher has given this process."""
+    multiprocessing.set_start_method("spawn", force=True)  # joblib's own would not start the executor's workers
+    job = jobs[HydraConfig.get().job.num]
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with (job.folder / OUTPUT).open("a", encoding="utf-8") as file, redirect_stdout(file):
+        import_module(f"arc_seal.{command}").work([replace(job, sweep=None, launcher=None)])
 
 
 def _own(composed: DictConfig) -> list[str]:
@@ -227,6 +296,8 @@ def _explained(error: Exception, known: Sequence[str]) -> InputError:
         case MissingConfigException(missing_cfg_file=str(missing)) if error.options:
             group, _, option = missing.removesuffix(".yaml").rpartition("/")
             options = f"one of {', '.join(error.options)}{suggestion(option, error.options)}"
+            if group == "hydra/launcher":
+                options += " (pip install 'arc-seal[sweep]' for joblib, submitit_local and submitit_slurm)"
             return InputError(group, "", options, repr(option))
     if match := re.match(r"Could not override '([^']+)'", message):
         return InputError(match[1], "", f"a setting that there is{suggestion(match[1], known)}", "an unknown one")
@@ -252,8 +323,8 @@ def _paths(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _names(kind: type[BaseModel], prefix: str = "") -> list[str]:
     names = []
-    for name, field in kind.model_fields.items():
-        names.append(prefix + (field.alias or name))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += _names(field.annotation, f"{prefix}{name}.")
+    for name, known in kind.model_fields.items():
+        names.append(prefix + (known.alias or name))
+        if isinstance(known.annotation, type) and issubclass(known.annotation, BaseModel):
+            names += _names(known.annotation, f"{prefix}{name}.")
     return names

@@ -145,6 +145,11 @@ def printable(text: str) -> str:
     return "".join(sign if sign.isprintable() else " " if sign.isspace() else "\ufffd" for sign in line)
 
 
+def plural(count: int, noun: str) -> str:
+    """So many of something: `1 task`, `2 tasks`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def suggestion(wrong: str, known: Sequence[str]) -> str:
     """` (did you mean ...?)` for the name nearest to a wrong one, or nothing."""
     near = difflib.get_close_matches(wrong, known, n=1)

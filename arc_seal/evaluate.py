@@ -35,10 +35,11 @@ Exit code: 0 when all is measured, 2 for bad input, 130 when interrupted.
 
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
-    return command("evaluate", USAGE, argv, _work)
+    return command("evaluate", USAGE, argv, work)
 
 
-def _work(jobs: "list[Composed]") -> int:
+def work(jobs: "list[Composed]") -> int:
+    """Measure what each job asks for."""
     for job in jobs:
         _evaluate(job)
     return 0
@@ -62,6 +63,7 @@ def _evaluate(job: "Composed") -> None:
         raise untrained_run()  # before a folder is made
     executor = make(config.executor)(make(config.model))
     view = RunView(terminal_console())
+    view.begin(f"Evaluating {config.name}", facts(config, len(held_out), executor.workers))
     by_seed: dict[int, dict[RowName, list[Rollout]]] = {}
     try:
         for seed, folder in folders.items():
@@ -73,6 +75,38 @@ def _evaluate(job: "Composed") -> None:
         view.close()
         executor.close()
     _report(config, by_seed, held_out, job.folder)
+    view.end(job.folder / "table.md", *to_solve(job, config, max(folders.values())))
+
+
+def facts(config: "EvaluateConfig", tasks: int, workers: int) -> dict[str, str]:
+    """What is worked on, for people."""
+    from arc_seal.errors import plural
+    from arc_seal.outer_loop.evaluate import TITLES
+    from arc_seal.ui.views import MARKS, named
+
+    return {
+        "model": f"{config.model_name}, {plural(workers, 'worker')}",
+        "tasks": f"{tasks} of {named(config.data.held_out)}",
+        "rows": ", ".join(TITLES[row] for row in config.rows),
+        "seeds": f"{', '.join(map(str, config.seeds))}; at most {plural(config.samples, 'self-edit')} a task",
+        "marks": MARKS,
+    }
+
+
+def to_solve(job: "Composed", config: "EvaluateConfig", run: Path) -> list[str]:
+    """The command that solves a task with the trained policy of the run that is kept there; none without a policy."""
+    from arc_seal.outer_loop.ledger import Ledger
+    from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN
+    from arc_seal.ui.views import near
+
+    with Ledger.read_only(run / LEDGER) as ledger:
+        policies = [each for each in ledger.policies(RUN) if config.round in (None, each.round + 1)]
+    if "seal" not in config.rows or not policies:
+        return []
+    form, model = job.choices["self_edit"], job.choices["model"]
+    own = [f"model={model}"] if model != "grid" else []
+    form = "default" if form == "fixed" else form
+    return ["solve", "TASK", *own, f"self_edit={form}", f"policy={near(run / POLICIES / policies[-1].folder)}"]
 
 
 def evaluation(
@@ -89,7 +123,7 @@ def evaluation(
     """
     from arc_seal.outer_loop.evaluate import Evaluation, check_apart
     from arc_seal.outer_loop.restem import POLICIES, RUN, with_policy
-    from arc_seal.outer_loop.rollout import Author
+    from arc_seal.outer_loop.rollout import Author, check_policy
 
     trained_by = ledger.configuration(RUN).get("restem", {}).get("reward")
     if "seal" in config.rows and trained_by != "held_out_demo":  # which asks no solutions
@@ -97,6 +131,8 @@ def evaluation(
     policies = [each for each in ledger.policies(RUN) if config.round in (None, each.round + 1)]
     author = Author("policy", seed)
     kept = folder / POLICIES / policies[-1].folder if policies else None
+    if kept and "seal" in config.rows:
+        check_policy(kept, config.model)
     return Evaluation(
         rows=config.rows,
         entries=tuple(held_out),

@@ -28,10 +28,11 @@ Exit code: 0 when the run is done, 1 when it diverged, 2 for bad input, 130 when
 
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
-    return command("pretrain", USAGE, argv, _work)
+    return command("pretrain", USAGE, argv, work)
 
 
-def _work(jobs: "list[Composed]") -> int:
+def work(jobs: "list[Composed]") -> int:
+    """Pretrain what each job asks for."""
     from arc_seal.config import make, read_config
     from arc_seal.pretraining.run import PretrainConfig, run
     from arc_seal.ui.views import RunView, terminal_console

@@ -1,5 +1,6 @@
 """Solve ARC tasks: `python -m arc_seal.solve task.json`."""
 
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,19 +17,21 @@ if TYPE_CHECKING:
     from arc_seal.config import Composed, SolveConfig
     from arc_seal.sandbox.worker import Executor
     from arc_seal.ui.run_folder import Run
-    from arc_seal.ui.views import RunView, TaskView
+    from arc_seal.ui.views import SweepView, TaskView
 
 USAGE = """\
 Solve ARC tasks: a language model writes a self-edit, trains on it, and predicts the test outputs.
 
 Usage: python -m arc_seal.solve TASK... [NAME=VALUE...] [-m]
 
-  TASK is a file, a folder, a Kaggle file, or a task of a set, such as arcagi1/0d3d703e. Several make a sweep.
+  TASK is a file, a folder, a Kaggle file, or a task of a set, such as
+  arcagi1/0d3d703e. Several make a sweep, of which each is shown as a line.
 
 Examples:
   python -m arc_seal.solve tasks/5582e5ca.json
   python -m arc_seal.solve arcagi1/0d3d703e samples=5 seed=3
   python -m arc_seal.solve -m tasks/*.json seed=1,2
+  python -m arc_seal.solve -m tasks/*.json hydra/launcher=joblib
   python -m arc_seal.solve tasks/5582e5ca.json self_edit=paper
   python -m arc_seal.solve tasks/5582e5ca.json self_edit.json='{"tools": [], "training": {...}}'
 
@@ -41,17 +44,16 @@ Exit code: 0 when every task was worked on, 1 when a job failed, 2 for bad input
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
     title = " ".join(["python -m arc_seal.solve", *argv])
-    return command("solve", USAGE, argv, lambda jobs: _work(jobs, title), takes_tasks=True, interrupted="interrupted")
+    return command("solve", USAGE, argv, lambda jobs: work(jobs, title), takes_tasks=True, interrupted="interrupted")
 
 
-def _work(jobs: "list[Composed]", title: str) -> int:
+def work(jobs: "list[Composed]", title: str = "") -> int:
     """Solve every task of every job; in a sweep bad input is recorded and the rest goes on."""
     from arc_seal.errors import InputError, Status
     from arc_seal.ui.run_folder import RESULT, Run, claim
-    from arc_seal.ui.views import TaskView, recording_console, summary, terminal_console
+    from arc_seal.ui.views import SweepView
 
     picture = next((Path(str(job.values["save_svg"])) for job in jobs if job.values.get("save_svg")), None)
-    view = TaskView(terminal_console(), recording_console() if picture else None)
     items, several, left_out = _items(jobs)
     resumed = bool(jobs[0].values.get("resume"))
     if not several and isinstance(items[0], Run) and items[0].error is not None:
@@ -59,7 +61,10 @@ def _work(jobs: "list[Composed]", title: str) -> int:
     top = jobs[0].sweep or jobs[0].folder
     if resumed and not top.is_dir():
         raise InputError("resume", "", "the folder of a run", f"no folder {top}")
+    if picture is not None and not can_be_written(picture.expanduser()):
+        raise InputError("save_svg", "", "a file that can be written", str(picture))  # before the work, not after it
     kept = top.resolve() if resumed else claim(top)  # `runs/latest` may lead elsewhere soon
+    view = _view(items, several, picture is not None)
     session = _Session(view, top, kept, several, resumed)
     for line in left_out:
         view.note(line)
@@ -71,12 +76,15 @@ def _work(jobs: "list[Composed]", title: str) -> int:
         known = {number: session.known(item) for number, item in enumerate(items)}
         session.keep({number: run for number, run in known.items() if run is not None})
         wanted = [item for item in items if isinstance(item, _Item) and known[item.number] is None]
-        for _, same in groupby(wanted, key=lambda item: (item.config.model, item.config.executor)):
-            session.solve_all(list(same))
+        if wanted and jobs[0].launcher:
+            session.launch(wanted, jobs)
+        else:
+            for _, same in groupby(wanted, key=lambda item: (item.config.model, item.config.executor)):
+                session.solve_all(list(same))
     finally:
         runs = [session.runs[number] for number in sorted(session.runs)]
-        if several and runs:
-            view.show(summary(runs))
+        if isinstance(view, SweepView) and runs:
+            view.sum_up(runs, kept)
         if picture is not None:
             view.save_svg(picture.expanduser(), title)
     if any(run.solved is None for run in runs):
@@ -89,6 +97,7 @@ class _Item:
     """One task under one configuration: its place in the order of the command, and the folder that it is kept in."""
 
     number: int
+    job: int  # the number of the command's job that it is of
     entry: "Entry"
     config: "SolveConfig"
     folder: Path
@@ -98,7 +107,7 @@ class _Item:
 class _Session:
     """The runs of one command."""
 
-    view: "TaskView"
+    view: "TaskView | SweepView"
     top: Path  # where the command was to be kept
     kept: Path  # where it is kept: another folder where that one was taken
     several: bool  # whether there are files of all runs together
@@ -113,13 +122,15 @@ class _Session:
     def keep(self, runs: "Mapping[int, Run]") -> None:
         """Note what came of items; the files of all runs together are written anew."""
         from arc_seal.ui.run_folder import write_sweep
+        from arc_seal.ui.views import SweepView
 
         with self.lock:
             self.runs.update(runs)
-            for error in (run.error for run in runs.values() if run.error is not None):
-                if not self.several:
-                    raise error
-                self.view.fail(error)
+            for run in runs.values():
+                if isinstance(self.view, SweepView):
+                    self.view.ran(run)
+                elif run.error is not None:
+                    raise run.error
             if self.several and runs:
                 new = {run.name for run in runs.values()}
                 write_sweep(self.kept, [self.runs[key] for key in sorted(self.runs)], new)
@@ -149,7 +160,6 @@ class _Session:
         from arc_seal.errors import InputError
         from arc_seal.outer_loop.rollout import concurrently
         from arc_seal.ui.run_folder import Run
-        from arc_seal.ui.views import RunView, terminal_console
 
         settings = dict(items[0].config.executor)
         if "workers" in settings:  # none loads a model for nothing
@@ -161,45 +171,82 @@ class _Session:
                 name, seed = item.entry[0].id, item.config.seed
                 self.keep({item.number: Run(name, seed, self.place(item.folder), None, error)})
             return
-        total = RunView(terminal_console()) if executor.workers > 1 and len(items) > 1 else None
         try:
-            if total is not None:
-                total.stage("tasks", 0, len(items))
-            for _ in concurrently(executor, partial(self.solve, executor=executor, total=total), items):
+            if self.several:
+                self.view.stage("tasks", len(self.runs), len(self.runs) + len(items))
+            for _ in concurrently(executor, partial(self.solve, executor=executor), items):
                 pass
         finally:
-            if total is not None:
-                total.close()
+            self.view.close()
             executor.close()
 
-    def solve(self, item: _Item, executor: "Executor", total: "RunView | None") -> None:
-        """Solve one item; what is shown of one that is worked on beside others is shown when it is done."""
+    def solve(self, item: _Item, executor: "Executor") -> None:
+        """Solve one item."""
         from arc_seal.errors import InputError
         from arc_seal.outer_loop.solve import solve_task
         from arc_seal.ui.run_folder import Run, write_run
+        from arc_seal.ui.views import TaskView
 
         (task, solution), config, folder = item.entry, item.config, self.place(item.folder)
+        alone = self.view if isinstance(self.view, TaskView) else None
         try:
-            if total is None:
-                with self.view:
-                    self.view.begin(task, config.seed, config.samples)
-                    solved = solve_task(task, solution, executor, config, self.view)
-                    write_run(folder, solved, item.entry, config.recorded)
-                    self.view.end(task, solution, solved, folder)
-            else:
-                solved = solve_task(task, solution, executor, config, total)
-                write_run(folder, solved, item.entry, config.recorded)
-                with self.lock, self.view:
-                    total.close()
-                    self.view.begin(task, config.seed, config.samples)
-                    for rollout in solved.rollouts[: {"none": 0, "hand": 1}.get(config.author.kind)]:
-                        self.view.proposed(rollout)
-                    self.view.end(task, solution, solved, folder)
-                    total.advance(solved=int(solved.reward == 1))
+            if alone is not None:
+                alone.begin(task, config.seed, config.samples)
+            solved = solve_task(task, solution, executor, config, self.view)
+            write_run(folder, solved, item.entry, config.recorded)
+            if alone is not None:
+                alone.end(task, solution, solved, folder)
         except InputError as error:
             self.keep({item.number: Run(task.id, config.seed, folder, None, error)})
         else:
             self.keep({item.number: Run(task.id, config.seed, folder, solved)})
+
+    def launch(self, items: "list[_Item]", jobs: "list[Composed]") -> None:
+        """Have the jobs of items done by the sweep's launcher; what they have kept is then read.
+
+        A job goes on in its folder as a run that was stopped does, so it may be sent again.
+        """
+        from arc_seal.config import OUTPUT, launch
+        from arc_seal.errors import InputError, plural
+        from arc_seal.ui.run_folder import Run
+        from arc_seal.ui.views import near
+
+        self.resumed, sent = True, {item.job: jobs[item.job] for item in items}
+        self.view.note(f"{plural(len(sent), 'job')} by {jobs[0].launcher}; each shows in {near(self.kept)}/*/{OUTPUT}")
+        alone = [
+            replace(job, folder=place, values={**job.values, "resume": str(place), "save_svg": None})
+            for job, place in ((job, self.place(job.folder)) for job in sent.values())
+        ]
+        errors = dict(zip(sent, launch("solve", alone, self.kept), strict=True))
+        for item in items:
+            error = errors[item.job]
+            if error is not None and not isinstance(error, InputError):
+                raise error
+            nothing = Run(item.entry[0].id, item.config.seed, self.place(item.folder), None, error)
+            self.keep({item.number: self.known(item) or nothing})
+
+
+def can_be_written(path: Path) -> bool:
+    """Whether a file can be made there, with the folders above it."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    return not path.is_dir() and above.is_dir() and os.access(above, os.W_OK)
+
+
+def _view(items: "list[_Item | Run]", several: bool, recorded: bool) -> "TaskView | SweepView":
+    """One task is shown in full, of several a line each."""
+    from arc_seal.ui.grids import PALETTES
+    from arc_seal.ui.run_folder import Run
+    from arc_seal.ui.views import SweepView, TaskView, recording_console, terminal_console
+
+    consoles = terminal_console(), recording_console() if recorded else None
+    if not several:
+        (item,) = items
+        return TaskView(*consoles, palette=PALETTES["arc" if isinstance(item, Run) else item.config.palette])
+    named = [
+        (item.name, item.seed) if isinstance(item, Run) else (item.entry[0].id, item.config.seed) for item in items
+    ]
+    width = min(24, max((len(name) for name, _ in named), default=0))
+    return SweepView(*consoles, total=len(items), width=width, seeds=len({seed for _, seed in named}) > 1)
 
 
 def _items(jobs: "list[Composed]") -> "tuple[list[_Item | Run], bool, list[str]]":
@@ -214,7 +261,7 @@ def _items(jobs: "list[Composed]") -> "tuple[list[_Item | Run], bool, list[str]]
     tasks: dict[str, Task] = {}
     left_out: list[str] = []
     several = jobs[0].sweep is not None
-    for job in jobs:
+    for number, job in enumerate(jobs):
         try:
             config = read_config(job.values, SolveConfig)
             config.check()
@@ -234,7 +281,7 @@ def _items(jobs: "list[Composed]") -> "tuple[list[_Item | Run], bool, list[str]]
                 twice = InputError(config.task, "", f"one task of the id {name} in a sweep", "another")
                 items.append(Run(name, config.seed, folder, None, twice))
             else:
-                items.append(_Item(len(items), entry, config, folder))
+                items.append(_Item(len(items), number, entry, config, folder))
     return items, several, list(dict.fromkeys(left_out))
 
 

@@ -30,19 +30,27 @@ Exit code: 0 when the run is done, 1 when fine-tuning failed, 2 for bad input, 1
 """
 
 
+REWARDS = {
+    "solution": "the self-edit solves its task",
+    "gain": "the self-edit solves a task that is not solved without training",
+    "held_out_demo": "left-out demonstrations prefer the self-edit",
+}
+"""What `restem.reward` can be, for people."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
-    return command("train", USAGE, argv, _work)
+    return command("train", USAGE, argv, lambda jobs: work(jobs, argv))
 
 
-def _work(jobs: "list[Composed]") -> int:
+def work(jobs: "list[Composed]", argv: Sequence[str] = ()) -> int:
     """Train one policy after another; what failed does not keep the others from it."""
     from arc_seal.errors import Diverged, FinetuningFailed, InputError
 
     failed: list[InputError | FinetuningFailed | Diverged] = []
     for job in jobs:
         try:
-            _train(job)
+            _train(job, argv)
         except (InputError, FinetuningFailed, Diverged) as error:
             failed.append(error)
     if failed:
@@ -50,7 +58,7 @@ def _work(jobs: "list[Composed]") -> int:
     return 0
 
 
-def _train(job: "Composed") -> None:
+def _train(job: "Composed", argv: Sequence[str]) -> None:
     from arc_seal.config import TrainConfig, make, read_config
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN, check_solutions, fitting, restem
@@ -65,6 +73,7 @@ def _train(job: "Composed") -> None:
     earlier, known = reused(config)
     executor = make(config.executor)(make(config.model))
     view = RunView(terminal_console())
+    view.begin(f"Training {job.folder.name}", facts(config, len(entries), executor.workers))
     fit = fitting(earlier, entries, config.edit_schema)
     if strangers := len(earlier) - len(fit):
         why = "of tasks not trained on here, or of self-edits in another form"
@@ -79,7 +88,31 @@ def _train(job: "Composed") -> None:
             executor.close()
         rounds = [ledger.rollouts(RUN, number) for number in range(config.restem.rounds)]
         ledger.export(job.folder / "rollouts.jsonl")
-    view.note(closing(rounds, len(policies), job.folder))
+    for line in closing(rounds, len(policies)):
+        view.note(line)
+    view.end(job.folder, *(("evaluate", *to_evaluate(argv, config.seed)) if policies else ()))
+
+
+def facts(config: "TrainConfig", tasks: int, workers: int) -> dict[str, str]:
+    """What a run works on, for people."""
+    from arc_seal.errors import plural
+    from arc_seal.ui.views import MARKS, named
+
+    how = config.restem
+    return {
+        "model": f"{config.model_name}, {plural(workers, 'worker')}",
+        "tasks": f"{tasks} of {named(config.data.train)}",
+        "rounds": f"{plural(how.rounds, 'round')} of {plural(how.samples, 'self-edit')} a task",
+        "reward": f"{how.reward}: {REWARDS[how.reward]}",
+        "marks": MARKS,
+    }
+
+
+def to_evaluate(argv: Sequence[str], seed: int) -> list[str]:
+    """The arguments with which `evaluate` measures what these have trained."""
+    left_out = ("seed=", "restem.", "data.train=", "hydra.", "hydra/")
+    kept = [each for each in argv if each not in ("-m", "--multirun") and not each.startswith(left_out)]
+    return [*kept, *([f"seeds=[{seed}]"] if seed else [])]
 
 
 def recorded(config: "TrainConfig") -> dict[str, Any]:
@@ -112,17 +145,18 @@ def reused(config: "TrainConfig") -> "tuple[list[Rollout], list[Entry]]":
     return rollouts, entries
 
 
-def closing(rounds: "Sequence[Sequence[Rollout]]", policies: int, folder: Path) -> str:
+def closing(rounds: "Sequence[Sequence[Rollout]]", policies: int) -> list[str]:
     """What to say at the end; what no round has improved is said so."""
     known = [made for made in rounds if any(each.reward is not None for each in made)]
     shares = [sum(each.reward == 1 for each in made) / len(made) for made in known]
     lines = []
     if len(shares) > 1:
         change = "rose" if shares[-1] > shares[0] else "did not rise"
-        lines.append(f"The share solved {change}: {shares[0]:.1%} in the first round, {shares[-1]:.1%} in the last.")
+        first, last = f"{100 * shares[0]:.1f} %", f"{100 * shares[-1]:.1f} %"
+        lines.append(f"The share solved {change}: {first} in the first round, {last} in the last.")
     if not policies:
         lines.append("No self-edit was rewarded, so there is no policy: the model is as it was.")
-    return "\n".join([*lines, f"Kept in {folder}"])
+    return lines
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from arc_seal.cli import help_text, quote, rewrite
+from arc_seal.cli import help_text, knobs_of, quote, rewrite
+from arc_seal.config import compose
 from arc_seal.errors import InputError, suggestion
 from arc_seal.files import conf_dir
 
@@ -182,24 +183,65 @@ def test_suggests_the_nearest_name() -> None:
     assert suggestion("xyz", ["seed", "samples"]) == ""
 
 
-@pytest.mark.parametrize("command", ["solve", "train", "evaluate"])
-def test_help_describes_every_group_and_setting(command: str) -> None:
-    conf = conf_dir()
-    text = help_text(command, "USAGE", conf)
-    assert text.startswith("USAGE\n")
-    settings = OmegaConf.load(conf / f"{command}.yaml")
-    shared = OmegaConf.load(conf / "rollouts" / "default.yaml")
-    for name, value in {**settings, **shared}.items():
-        if name not in ("defaults", "hydra", "self_edit"):  # a group's files tell of it
-            shown = "null" if value is None else str(value).lower().replace("'", "")
-            assert re.search(rf"^  {name}={re.escape(shown)}\n      \S", text, re.MULTILINE), name
-    for default in OmegaConf.to_container(settings.defaults, resolve=False):
-        for group, option in default.items() if hasattr(default, "items") else ():
-            if option and not group.startswith("override") and group != "rollouts":
-                chosen = {"restem": "grid"}.get(group, option)
-                assert re.search(rf"^  {group} .*\b{re.escape(chosen)}\*", text, re.MULTILINE), group
-    assert not re.search(r"^  rollouts", text, re.MULTILINE)  # one option: its settings are the command's own
-    assert ("  experiment " in text and "seal_arc" in text) == (command != "solve")
+COMMANDS = ("solve", "train", "evaluate", "pretrain")
+
+
+def flat(settings: object, prefix: str = "") -> dict[str, object]:
+    """Every setting by its full name, lists as they are."""
+    if not isinstance(settings, dict):
+        return {prefix.removesuffix("."): settings}
+    return {name: value for key, each in settings.items() for name, value in flat(each, f"{prefix}{key}.").items()}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_knows_every_setting_its_default_and_what_it_is(command: str) -> None:
+    """What Hydra composes and what is read from the files' text are the same."""
+    knobs, chosen = knobs_of(command, conf_dir())
+    (job,) = compose(command, [], sweep=False)
+    composed = {name: value for name, value in flat(job.values).items() if not name.rpartition(".")[2].startswith("_")}
+    assert knobs.keys() == composed.keys()
+    for name, value in composed.items():
+        if knobs[name].default not in ("...", "[...]", '""'):
+            assert read(f"it={knobs[name].default}") == [value], name
+    assert [name for name, knob in knobs.items() if not knob.about] == []
+    shared = {"rollouts"} & job.choices.keys()  # its settings are the command's own
+    options = {group: option for group, option in job.choices.items() if not group.startswith("hydra")}
+    assert chosen.keys() == options.keys() - shared
+    assert {group: chosen[group] for group in chosen if group != "experiment"} == {
+        group: option for group, option in options.items() if group not in (*shared, "experiment")
+    }
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_what_people_change(command: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    text = help_text(command, "Usage: it is used.\n\nA line.\n", conf_dir())
+    assert text.startswith("Usage: it is used.\n\nA line.\n\nFlags: ")
+    own = OmegaConf.load(conf_dir() / f"{command}.yaml")
+    often = {"train": ("restem.rounds=1", "data.limit=null"), "pretrain": ("run.tokens=",)}
+    shared = (
+        ()
+        if command == "pretrain"
+        else ("executor.workers=1", "executor.threads=null", "ttt.token_budget=", "decode.views=8")
+    )
+    names = [f"{name}=" for name in own if name not in ("defaults", "hydra", "self_edit", "run", "data", "optimizer")]
+    for name in (*names, *shared, *often.get(command, ())):
+        assert re.search(rf"^  {re.escape(name)}", text, re.MULTILINE), name
+    assert "restem.finetune" not in text and "bounds" not in text
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_help_on_a_topic_says_everything_of_it() -> None:
+    text = help_text("train", "USAGE", conf_dir(), "restem")
+    assert "  grid*" in text and "  restem.finetune.warmup_share=0.1\n" in text and "executor" not in text
+    words = " ".join(help_text("train", "USAGE", conf_dir(), "restem.finetune").split())
+    assert "the learning rate rises; it falls along a cosine after." in words  # a comment to its end
+    everything = help_text("train", "USAGE", conf_dir(), "all")
+    assert all(f"\n  {name}=" in everything for name in knobs_of("train", conf_dir())[0])
+    assert text.endswith("\n") and "USAGE" not in everything
+    with pytest.raises(InputError, match=r"--help: expected all, a group or a setting \(did you mean 'restem'\?\)"):
+        help_text("train", "USAGE", conf_dir(), "restm")
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -213,4 +255,4 @@ def test_help_is_quick_and_loads_no_heavy_library(flag: str) -> None:
     assert "Usage: python -m arc_seal.solve" in done.stdout
     assert time.perf_counter() - started < 1.5
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert not loaded & {"torch", "transformers", "hydra", "pydantic", "rich"}
+    assert not loaded & {"omegaconf", "numpy", "torch", "transformers", "hydra", "pydantic", "rich"}

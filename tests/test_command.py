@@ -1,14 +1,18 @@
 """What the commands have in common: help, version, errors in one line, exit codes."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from arc_seal import __version__
+from arc_seal.__main__ import COMMANDS
+from arc_seal.__main__ import main as arc_seal
 from arc_seal.cli import command
 from arc_seal.config import Composed
 from arc_seal.errors import Diverged, FinetuningFailed, InputError
+from arc_seal.train import main as train
 
 
 class Job:
@@ -42,7 +46,7 @@ def test_help_and_version_do_nothing_else(flag: str, tmp_path: Path, capfd: pyte
     job = Job()
     assert call(job, tmp_path, "seed=3", flag) == 0
     shown = capfd.readouterr().out
-    assert shown.startswith("USAGE\n") and "  seed=0\n" in shown and "  folds=2\n" in shown
+    assert shown.startswith("USAGE\n") and "\n  seed=0 " in shown and "\n  folds=2 " in shown
     assert call(job, tmp_path, "--version") == 0
     assert capfd.readouterr().out == f"arc-seal {__version__}\n"
     assert job.seen == []
@@ -101,3 +105,53 @@ def test_the_configuration_can_be_shown_instead(part: str, tmp_path: Path, capfd
     assert work.seen == []
     assert ("seed" in shown and shown.seed == 7) == (part != "hydra")
     assert ("hydra" in shown) == (part != "job")
+
+
+@pytest.mark.parametrize("asked", [["--help", "restem"], ["-h", "restem.rounds"], ["seed=1", "--help=restem", "-m"]])
+def test_help_takes_a_topic(asked: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(Job(), tmp_path, *asked) == 0
+    shown = capfd.readouterr().out
+    assert "\n  restem.rounds=1 " in shown and "USAGE" not in shown
+
+
+def test_an_unknown_topic_is_bad_input(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(Job(), tmp_path, "--help", "executer") == 2
+    assert "(did you mean 'executor'?), found 'executer'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["hydra/launcher=nonsense", "-m", "seed=0,1"], "hydra/launcher: expected one of "),
+        (["hydra/sweeper=nonsense"], "hydra/sweeper: expected one of "),
+        (["restem.reward=solutoin"], "(did you mean 'solution'?), found \"solutoin\""),
+    ],
+)
+def test_what_hydra_cannot_do_and_wrong_words_are_refused(
+    argv: list[str], said: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train([f"hydra.run.dir={tmp_path}", f"hydra.sweep.dir={tmp_path}", *argv]) == 2
+    error = capfd.readouterr().err
+    assert said in error and error.count("\n") == 1
+
+
+class TestAllCommands:
+    def test_each_has_a_line_and_is_there(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert arc_seal([]) == 0
+        shown = capfd.readouterr().out
+        for name, about in COMMANDS.items():
+            assert f"\n  {name} " in shown and about in shown
+
+    @pytest.mark.parametrize("name", [name for name in COMMANDS if find_spec(f"arc_seal.{name}")])
+    def test_the_first_argument_names_the_command(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        seen: list[list[str]] = []
+        monkeypatch.setattr(f"arc_seal.{name}.main", lambda argv: seen.append(list(argv)) or 7)
+        assert (arc_seal([name, "a.json", "--help"]), seen) == (7, [["a.json", "--help"]])
+
+    def test_version_and_unknown_names(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert arc_seal(["--version"]) == 0
+        assert capfd.readouterr().out == f"arc-seal {__version__}\n"
+        assert arc_seal(["slove"]) == 2
+        assert capfd.readouterr().err.startswith("error: slove: expected one of solve, train, ")
+        assert arc_seal(["slove"]) == 2
+        assert "(did you mean 'solve'?)" in capfd.readouterr().err

@@ -27,10 +27,11 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"config"}),
     frozenset({"cli", "session"}),
     frozenset({"solve", "train", "evaluate", "pretrain", "report", "runs", "kaggle", "competition", "contamination"}),
+    frozenset({"__main__"}),
 )
 """Lowest first. A part imports from parts in lower layers and from itself."""
 
-COMMANDS = LAYERS[-1]
+COMMANDS = LAYERS[-2]
 
 ALLOWED: dict[str, frozenset[str]] = {
     **dict.fromkeys(

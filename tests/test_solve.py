@@ -63,7 +63,8 @@ def test_a_sweep_goes_on_after_bad_input_and_sums_up(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "missing.json: expected" in done.stdout and "broken.json: line 1" in done.stdout
-    assert "Summary\n" in done.stdout and "Traceback" not in done.stderr
+    assert "\n4/4  " in done.stdout and done.stdout.count("Self-edit: ") == 1 and "Traceback" not in done.stderr
+    assert f"Kept in {Path('sweep', 'submission.json')}\n" in done.stdout
     lines = json.loads((tmp_path / "sweep" / "summary.json").read_text())
     assert [line["task"] for line in lines] == ["a b=1", "missing.json", "broken.json", "00576224"]
     assert [line["status"] == "bad_input" for line in lines] == [False, True, True, False]
@@ -179,6 +180,15 @@ def test_an_interrupt_ends_in_one_line(tmp_path: Path) -> None:
             "error: executor.timeout_s: expected greater than 0, found -1",
         ),
         (["arcagi1/00576224", "toolbox=[nowhere]"], "nowhere"),
+        (["arcagi1/00576224", "save_svg=/dev/null/run.svg"], "save_svg: expected a file that can be written"),
+        (
+            ["arcagi1/00576224", "self_edit=default", "policy=nowhere"],
+            "nowhere: expected a folder with an adapter of peft's, found no adapter_config.json in it",
+        ),
+        (
+            ["arcagi1/00576224", "select=held_ot"],
+            "configuration: select: expected 'all' or 'held_out' (did you mean 'held_out'?), found \"held_ot\"",
+        ),
         (["arcagi1/00576224", "+self_edit.bounds.x=1"], "error: configuration: self_edit.bounds"),
     ],
 )
@@ -189,6 +199,18 @@ def test_bad_input_is_one_line_and_exit_code_2(
     error = capfd.readouterr().err
     assert message in error
     assert error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_policy_of_other_weights_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"revision": "0123456789abcdef"}')
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    argv = ["arcagi1/00576224", "self_edit=default", f"policy={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert main(argv) == 2
+    error = capfd.readouterr().err
+    assert "adapter_config.json: revision: expected " in error and "the weights that grid has now" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_configuration_can_be_shown(capfd: pytest.CaptureFixture[str]) -> None:

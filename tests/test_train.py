@@ -14,7 +14,7 @@ import pytest
 
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.rollout import Rollout
-from arc_seal.train import closing, main
+from arc_seal.train import closing, main, to_evaluate
 from tests.outer_loop.ledger_builders import rollout
 from tests.pretraining.tiny import interruptible
 from tests.self_edit.builders import edit
@@ -54,8 +54,12 @@ def test_a_run_from_end_to_end(smoke_run: Finished) -> None:
     for number in (1, 2):
         counts = r"6 self-edits, \d/6 valid, \d/6 ran, \d distinct, held-out log-probability -\d\.\d{3}"
         assert any(re.fullmatch(f"Round {number}: {counts}", line) for line in lines)
-        assert any(re.match(rf"  policy round-{number}: \d self-edits, loss \d", line) for line in lines)
-    assert lines[-1] == f"Kept in {smoke_run.place}"
+        assert any(re.match(rf"  policy round-{number}: \d self-edits?, loss \d", line) for line in lines)
+    assert lines[0] == "Training smoke-seed0" and "tasks   2 of arcagi1/25ff71a9, arcagi1/5582e5ca" in lines
+    assert any(re.fullmatch(r"  25ff71a9  [ox]{3}  \S+ s", line) for line in lines)
+    tests = ROOT / "tests" / "conf"
+    assert lines[-2] == "Kept in runs/restem/smoke-seed0"
+    assert lines[-1] == f"Next: python -m arc_seal.evaluate -cd {tests} experiment=smoke"
 
 
 def test_what_is_kept(smoke_run: Finished) -> None:
@@ -88,8 +92,8 @@ def test_the_same_command_does_nothing_again(copied: Path, capfd: pytest.Capture
     assert cpu_seconds() - started < 1.0  # no worker has loaded anything
     assert rows(copied) == before
     shown = capfd.readouterr()
-    assert shown.out.count(" self-edits to imitate\n") == 2
-    assert "roll-outs" not in shown.out and shown.out.endswith(f"Kept in {copied}\n")
+    assert len(re.findall(r" self-edits? to imitate\n", shown.out)) == 2
+    assert "roll-outs" not in shown.out and f"\nKept in {copied}\n" in shown.out
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_roll_outs_of_an_earlier_run_are_imitated_under_its_name(
     found, shown = kept(place), capfd.readouterr().out
     assert [row.reward for row in found.rollouts] == [0]
     assert found.policies[0].rollouts == ((str(earlier), 0, TASKS[0], 1),)
-    assert "Round 1: 0/1 solved, 0/1 tasks by any" in shown and "1 self-edits to imitate" in shown
+    assert "Round 1: 0/1 solved, 0/1 tasks by any" in shown and "1 self-edit to imitate" in shown
 
 
 def solving(solved: int | None, count: int = 8) -> list[Rollout]:
@@ -182,17 +186,16 @@ def solving(solved: int | None, count: int = 8) -> list[Rollout]:
     return [rollout(number, reward=reward) for number, reward in enumerate(rewards)]
 
 
-def test_what_no_round_improves_is_said(tmp_path: Path) -> None:
-    kept_in = f"Kept in {tmp_path}"
-    rose = "The share solved rose: 25.0% in the first round, 50.0% in the last."
-    assert closing([solving(2), solving(1), solving(4)], 3, tmp_path) == f"{rose}\n{kept_in}"
-    for last, share in ((2, "25.0%"), (1, "12.5%")):
-        said = closing([solving(2), solving(last)], 2, tmp_path)
-        assert said.startswith(f"The share solved did not rise: 25.0% in the first round, {share} in the last.\n")
-    assert closing([solving(2)], 1, tmp_path) == kept_in
-    assert closing([solving(None), solving(None)], 2, tmp_path) == kept_in
+def test_what_no_round_improves_is_said() -> None:
+    rose = "The share solved rose: 25.0 % in the first round, 50.0 % in the last."
+    assert closing([solving(2), solving(1), solving(4)], 3) == [rose]
+    for last, share in ((2, "25.0 %"), (1, "12.5 %")):
+        (said,) = closing([solving(2), solving(last)], 2)
+        assert said == f"The share solved did not rise: 25.0 % in the first round, {share} in the last."
+    assert closing([solving(2)], 1) == []
+    assert closing([solving(None), solving(None)], 2) == []
     none = "No self-edit was rewarded, so there is no policy: the model is as it was."
-    assert closing([solving(0)], 0, tmp_path) == f"{none}\n{kept_in}"
+    assert closing([solving(0)], 0) == [none]
 
 
 @pytest.mark.slow
@@ -221,7 +224,7 @@ def test_help_is_quick_and_loads_no_library(name: str, tmp_path: Path) -> None:
     *text, loaded = done.stdout.splitlines()
     assert loaded == "[]"
     assert any(line.startswith(f"Usage: python -m arc_seal.{name} [NAME=VALUE...]") for line in text)
-    assert {"  temperature=0.8", "  folds=2", "  name=seal"} <= set(text)
+    assert {"  temperature=0.8", "  folds=2", "  name=seal"} <= {line[:32].rstrip() for line in text}
 
 
 def cpu_seconds() -> float:
@@ -273,3 +276,19 @@ def test_a_task_without_a_solution_is_refused_before_anything_is_recorded(
     expected = "a task with its solution, or restem.reward=held_out_demo, which needs none"
     assert capfd.readouterr().err == f"error: mine: expected {expected}, found no solution\n"
     assert not (tmp_path / "run").exists()
+
+
+def test_the_command_that_measures_what_was_trained_keeps_what_they_have_in_common() -> None:
+    argv = [
+        "-cd",
+        "mine",
+        "-m",
+        "name=a",
+        "seed=3",
+        "restem.rounds=2",
+        "data.train=[x]",
+        "model=smollm2",
+        "hydra.run.dir=x",
+    ]
+    assert to_evaluate(argv, 3) == ["-cd", "mine", "name=a", "model=smollm2", "seeds=[3]"]
+    assert to_evaluate(["experiment=seal_arc"], 0) == ["experiment=seal_arc"]

@@ -48,8 +48,9 @@ def collect(wanted: Collection, entries: Sequence[Entry], runner: Runner, ledger
     runner.view.stage("self-edits", len(entries) - len(missing), len(entries))
     for _ in concurrently(runner.executor, write, missing):
         pass
-    runner.view.stage("roll-outs", len(recorded(done=True)), len(entries) * wanted.samples)
+    tried = recorded(done=True)
     untried = sorted(recorded(done=False), key=lambda each: (by_task[each.task][0], each.sample))
+    runner.view.stage("roll-outs", len(tried), len(entries) * wanted.samples, [*tried, *untried])
     for _ in concurrently(runner.executor, attempt, untried):
         pass
     return recorded(done=True)

@@ -15,7 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from arc_seal.arc.task import Entry
-from arc_seal.errors import FinetuningFailed, InputError, InvalidSelfEdit, Status
+from arc_seal.errors import FinetuningFailed, InputError, InvalidSelfEdit, Status, plural
 from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, RewardedEdit
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger, Policy
@@ -82,7 +82,9 @@ def restem(
             note(round_text(number, made))
         known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
         chosen = to_imitate(known, how, seed)
-        note(f"  {len(chosen)} self-edits to imitate" if chosen else "  nothing to imitate: no policy from it")
+        note(
+            f"  {plural(len(chosen), 'self-edit')} to imitate" if chosen else "  nothing to imitate: no policy from it"
+        )
         policy = next((each for each in ledger.policies(RUN) if each.round == number), None)
         if policy is None and chosen:
             edits = [RewardedEdit(tasks[e.task], schema.canonical(e.self_edit)) for e in chosen if e.self_edit]
@@ -173,7 +175,7 @@ def rewarded(rollouts: Sequence[Rollout], how: RestemSettings) -> list[Rollout]:
 def round_text(number: int, rollouts: Sequence[Rollout]) -> str:
     """What a round came to, in one line."""
     count, tasks = len(rollouts), {each.task for each in rollouts}
-    parts = [f"{count} self-edits"]
+    parts = [plural(count, "self-edit")]
     if any(each.reward is not None for each in rollouts):
         parts = [f"{sum(each.reward == 1 for each in rollouts)}/{count} solved"]
         parts.append(f"{len({each.task for each in rollouts if each.reward == 1})}/{len(tasks)} tasks by any")
@@ -188,7 +190,7 @@ def round_text(number: int, rollouts: Sequence[Rollout]) -> str:
 def policy_text(policy: Policy) -> str:
     """What an M-step came to, in one line."""
     losses = f"loss {policy.losses[0]:.3f} to {policy.losses[-1]:.3f}" if policy.losses else "no update"
-    return f"  policy {policy.folder}: {len(policy.rollouts)} self-edits, {losses}, {policy.seconds:.0f} s"
+    return f"  policy {policy.folder}: {plural(len(policy.rollouts), 'self-edit')}, {losses}, {policy.seconds:.0f} s"
 
 
 def _not_solved_in_context(entries: Sequence[Entry], runner: Runner, ledger: Ledger) -> list[Entry]:

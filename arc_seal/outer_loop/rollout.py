@@ -1,5 +1,6 @@
 """One roll-out: a self-edit is proposed, tried in the sandbox and rewarded; one record from proposal to table."""
 
+import json
 import os
 import platform
 import random
@@ -41,7 +42,7 @@ from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.random_edit import draw_edit
 from arc_seal.self_edit.schema import Schema, make_schema
 from arc_seal.self_edit.toolbox import Toolbox
-from arc_seal.settings import Settings
+from arc_seal.settings import Settings, shortened
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -191,8 +192,8 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """A line that stays: what comes next, or what came of something."""
 
-    def stage(self, name: str, done: int, total: int) -> None:
-        """A stage of many items begins, so many of which are there from before."""
+    def stage(self, name: str, done: int, total: int, rollouts: Sequence[Rollout] = ()) -> None:
+        """A stage of many items begins, so many of which are there from before; if of roll-outs, then of these."""
 
     def advance(self, *, solved: int = 0, failed: int = 0) -> None:
         """One more item of the stage is done."""
@@ -387,6 +388,22 @@ def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
     """A model's settings as they are recorded: with what tells its weights from others at the same place."""
     location = model.get("location")
     return {**model, "weights": fingerprint(location)} if isinstance(location, str) else dict(model)
+
+
+def check_policy(folder: Path, model: Mapping[str, Any]) -> None:
+    """Refuse what is no kept policy, or one of other weights than the model's, before a model is loaded."""
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    missing = next((name for name in names if not (folder / name).is_file()), None)
+    if missing is not None:
+        raise InputError(str(folder), "", "a folder with an adapter of peft's", f"no {missing} in it")
+    try:
+        revision = json.loads((folder / names[0]).read_text("utf-8"))["revision"]
+    except (OSError, ValueError, TypeError, LookupError):
+        return  # whoever reads it says what is wrong with it
+    weights = recorded_model(model).get("weights")
+    if revision and weights and revision != weights:
+        expected = f"{weights}, the weights that {model.get('name')} has now"
+        raise InputError(str(folder / names[0]), "revision", expected, shortened(revision))
 
 
 @cache  # it does not change while a process lives

@@ -10,7 +10,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Attempt, Progress, vote
-from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, View, concurrently, grids, versions
+from arc_seal.outer_loop.rollout import (
+    Author,
+    Rollout,
+    RolloutSettings,
+    Runner,
+    View,
+    check_policy,
+    concurrently,
+    grids,
+    versions,
+)
 from arc_seal.sandbox.worker import Executor
 
 
@@ -33,7 +43,8 @@ class SolveSettings(RolloutSettings):
         if not self.train and (self.policy is not None or self.select == "held_out"):
             found = "policy" if self.policy is not None else "select=held_out"
             raise InputError("train", "", f"true, for {found} is about self-edits", "false")
-        self.author  # noqa: B018  # for what it refuses
+        if (policy := self.author.policy) is not None:  # the author refuses what it cannot be, too
+            check_policy(Path(policy), self.model)
 
     @property
     def author(self) -> Author:

@@ -175,10 +175,10 @@ def side(difference: Mapping[str, Any]) -> int:
 
 
 def difference_text(difference: Mapping[str, Any]) -> str:
-    """The difference in one line, and whether its interval holds zero."""
+    """The difference in one line, and what it says: nothing where its interval holds zero."""
     tasks, left_out = difference["tasks"], difference["left_out"]
     mean, low, high = (f"{round(100 * difference[it], 1) + 0.0:+.1f}" for it in ("mean", "low", "high"))  # no -0.0
-    where = {1: "above zero", 0: "zero is in it", -1: "below zero"}[side(difference)]
+    where = {1: "better", 0: "not shown to differ", -1: "worse"}[side(difference)]
     return (
         f"{difference['first']} minus {difference['second']}: {mean} points; 95 % interval {low} to {high} "
         f"(bootstrap over {tasks}{f' of {tasks + left_out}' if left_out else ''} tasks, paired): {where}."

@@ -3,7 +3,7 @@
 The digits alone carry the information; the colours follow them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -15,20 +15,25 @@ from rich.text import Text
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration
 
-PALETTE = (
-    ("#000000", "#ffffff"),
-    ("#0072b2", "#ffffff"),
-    ("#d55e00", "#000000"),
-    ("#009e73", "#000000"),
-    ("#f0e442", "#000000"),
-    ("#999999", "#000000"),
-    ("#cc79a7", "#000000"),
-    ("#e69f00", "#000000"),
-    ("#56b4e9", "#000000"),
-    ("#882255", "#ffffff"),
-)
-"""Background and digit of each colour, near ARC's own hues: the eight of Okabe and Ito's palette for all kinds of
-colour vision (Wong, Nature Methods 8, 441, 2011), a grey, and for ARC's maroon the wine of Paul Tol's muted scheme."""
+Palette = Sequence[tuple[str, str]]
+"""Background and digit of each colour."""
+
+PALETTES: Mapping[str, Palette] = {
+    # ARC's own, as its testing interface shows them (github.com/fchollet/ARC-AGI, apps/css/common.css).
+    "arc": (
+        ("#000000", "#ffffff"), ("#0074d9", "#ffffff"), ("#ff4136", "#000000"), ("#2ecc40", "#000000"),
+        ("#ffdc00", "#000000"), ("#aaaaaa", "#000000"), ("#f012be", "#000000"), ("#ff851b", "#000000"),
+        ("#7fdbff", "#000000"), ("#870c25", "#ffffff"),
+    ),
+    # Near those: the eight of Okabe and Ito's palette for all kinds of colour vision (Wong, Nature Methods 8, 441,
+    # 2011), a grey, and for ARC's maroon the wine of Paul Tol's muted scheme.
+    "colour_blind": (
+        ("#000000", "#ffffff"), ("#0072b2", "#ffffff"), ("#d55e00", "#000000"), ("#009e73", "#000000"),
+        ("#f0e442", "#000000"), ("#999999", "#000000"), ("#cc79a7", "#000000"), ("#e69f00", "#000000"),
+        ("#56b4e9", "#000000"), ("#882255", "#ffffff"),
+    ),
+}  # fmt: skip
+"""By the names that `palette=` takes."""
 
 MARK = "!"
 """Stands before a cell that differs from the solution, and after a row with one where cells are one character wide."""
@@ -45,11 +50,12 @@ class Demonstrations:
     """A rich renderable: each demonstration as input -> output, as many in a row as fit."""
 
     demos: Sequence[Demonstration]
+    palette: Palette = PALETTES["arc"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Cells two characters wide where that fits, else one; outputs stand below inputs where not even that fits."""
         for cell_width in (2, 1, 0):
-            pairs = [_pair(demo, cell_width) for demo in self.demos]
+            pairs = [_pair(demo, cell_width, self.palette) for demo in self.demos]
             if all(_width(pair) <= options.max_width for pair in pairs):
                 break
         blocks = []
@@ -64,18 +70,21 @@ class Comparison:
     """A rich renderable: each a name, a remark, a grid and what it should be, side by side, as many in a row as fit."""
 
     grids: Sequence[tuple[str, str, Grid | None, Grid | None]]
+    palette: Palette = PALETTES["arc"]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Cells two characters wide where every grid fits so, else one."""
         cell_width = 2 if all(2 * grid.width <= options.max_width for _, _, grid, _ in self.grids if grid) else 1
         blocks = []
         for name, remark, grid, solution in self.grids:
-            rows = grid_lines(grid, cell_width, differing_cells(grid, solution)) if grid else ()
+            rows = grid_lines(grid, cell_width, self.palette, differing_cells(grid, solution)) if grid else ()
             blocks.append((Text(name, style="bold"), Text(remark), *rows))
         yield from _packed(blocks, options.max_width)
 
 
-def grid_lines(grid: Grid, cell_width: int, differing: frozenset[tuple[int, int]] = frozenset()) -> _Block:
+def grid_lines(
+    grid: Grid, cell_width: int, palette: Palette, differing: frozenset[tuple[int, int]] = frozenset()
+) -> _Block:
     """A grid as lines of digits on their colours, 1 or 2 characters a cell; the differing (row, column) are marked."""
     lines = []
     for row, colours in enumerate(grid.rows):
@@ -83,7 +92,7 @@ def grid_lines(grid: Grid, cell_width: int, differing: frozenset[tuple[int, int]
         for column, colour in enumerate(colours):
             differs = (row, column) in differing
             marked |= differs
-            background, digit = PALETTE[colour]
+            background, digit = palette[colour]
             style = Style(color=digit, bgcolor=background, reverse=differs, bold=differs, underline=differs)
             line.append(f"{MARK if differs else ' '}{colour}"[-cell_width:], style=style)
         lines.append(line.append(f" {MARK}") if marked and cell_width == 1 else line)
@@ -102,13 +111,14 @@ def size(grid: Grid) -> str:
     return f"{grid.height}x{grid.width}"
 
 
-def _pair(demo: Demonstration, cell_width: int) -> _Block:
+def _pair(demo: Demonstration, cell_width: int, palette: Palette) -> _Block:
     """Input and output side by side, an arrow at half the height; for a width of 0 one above the other."""
     if not cell_width:
-        return (*grid_lines(demo.input, 1), Text(_ARROW.strip()), *grid_lines(demo.output, 1))
+        return (*grid_lines(demo.input, 1, palette), Text(_ARROW.strip()), *grid_lines(demo.output, 1, palette))
     height = max(demo.input.height, demo.output.height)
     arrow = tuple(Text(_ARROW if row == (height - 1) // 2 else "") for row in range(height))
-    return _beside([grid_lines(demo.input, cell_width), arrow, grid_lines(demo.output, cell_width)], gap=0)
+    left, right = (grid_lines(grid, cell_width, palette) for grid in (demo.input, demo.output))
+    return _beside([left, arrow, right], gap=0)
 
 
 def _packed(blocks: Sequence[_Block], width: int) -> Iterator[Text]:

@@ -4,28 +4,34 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import RLock
 from typing import Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from arc_seal.errors import InputError, plural
+from arc_seal.files import write_whole
 from arc_seal.inner_loop.job import Progress, Stage
 
 STAGES: dict[Stage, tuple[str, str, str]] = {
     "load": ("loading the model", "", ""),
-    "write": ("writing the self-edit", "tokens", "at most "),
-    "train": ("training", "updates", ""),
-    "predict": ("predicting", "tokens", "at most "),
-    "examine": ("examining the self-edit", "demonstrations", ""),
-    "finetune": ("fine-tuning", "updates", ""),
+    "write": ("writing the self-edit", "token", "at most "),
+    "train": ("training", "update", ""),
+    "predict": ("predicting", "token", "at most "),
+    "examine": ("examining the self-edit", "demonstration", ""),
+    "finetune": ("fine-tuning", "update", ""),
 }
 """What people read for each stage of a job, what its steps are, and how the time left is meant."""
 
 LINE_EVERY_S, JOB_LINE_EVERY_S, JOB_LINE_EVERY_SHARE = 10.0, 5.0, 0.1
 """Off the terminal a line is due after so many seconds; a job's after a share of its stage too, if that comes later."""
+
+SHOWN_STEP_S = 0.1
+"""Seconds between two pictures of the line that is redrawn, on which a clock runs while nothing else is known."""
 
 
 @dataclass
@@ -47,6 +53,9 @@ class Display:
     _total: int = 0
     _measures: Sequence[str] = ()
     _began_s: float = 0.0
+    _line: str = ""
+    _clock_runs: bool = False
+    _below: str = ""  # a second line on the terminal
 
     def __post_init__(self) -> None:
         if self.live is None:
@@ -58,24 +67,37 @@ class Display:
         return self
 
     def keep(self, *shown: RenderableType) -> None:
-        """Print what stays; text stands as it is, a line however long but in a picture."""
+        """Print what stays. A line breaks between words on a terminal, nowhere if it may not, and nowhere in a pipe."""
         for console in [self.console, self.recording] if self.recording else [self.console]:
             for each in shown:
                 renderable = Text(printable(each)) if isinstance(each, str) else each
-                console.print(renderable, soft_wrap=isinstance(renderable, Text) and console is self.console)
+                whole = isinstance(renderable, Text) and (renderable.no_wrap or not console.is_terminal)
+                console.print(renderable, soft_wrap=bool(whole and console is self.console))
 
     def redraw(self, line: str, due: bool | None = None) -> None:
         """Show the line as it is now; where it cannot be redrawn, print it if it is due, by the clock unless said."""
         text = Text(printable(line))
+        self._line = line
         if self.live:
-            self._spinner.update(text=text)
             if self._drawn is None:
-                self._drawn = Live(self._spinner, console=self.console, transient=True, refresh_per_second=10)
+                self._drawn = Live(
+                    get_renderable=self._moving,
+                    console=self.console,
+                    transient=True,
+                    refresh_per_second=1 / SHOWN_STEP_S,
+                )
                 self._drawn.start()
             self._drawn.refresh()
         elif due or (due is None and self.clock() - self._printed_s >= LINE_EVERY_S):
             self._printed_step, self._printed_s = self._step, self.clock()
             self.console.print(text, soft_wrap=True)
+
+    def _moving(self) -> RenderableType:
+        """The line as it is at this moment, and what stands below it."""
+        clock = f", {duration(self.clock() - self._began_s)}" if self._clock_runs else ""
+        self._spinner.update(text=Text(printable(f"{self._line}{clock}")))
+        below = [Text(printable(self._below), no_wrap=True, overflow="ellipsis")] if self._below else []
+        return Group(self._spinner, *below)
 
     def begin_stage(self, name: str, known: int = 0, unit: str | None = None) -> None:
         """Begin a job's stage, which has a unit, or one of many items, of which so many are there from before."""
@@ -87,9 +109,10 @@ class Display:
         """Show how far the stage is: steps, what was measured, and the time left as far as it is known."""
         self._step, self._total, self._measures = step, total, measures
         spent_s, made, left = self.clock() - self._began_s, step - self._known, total - step
-        parts = [f"{step}/{total} {self._unit or ''}".rstrip()] if total else []
+        parts = [f"{step}/{plural(total, self._unit) if self._unit else total}"] if total else []
         parts += measures
-        parts += [f"{at_most}{duration(spent_s / made * left)} left"] if made > 0 and left > 0 else []
+        self._clock_runs = not (made > 0 and left > 0)  # there is nothing better to tell the time by
+        parts += [] if self._clock_runs else [f"{at_most}{duration(spent_s / made * left)} left"]
         due: bool | None = None
         if left <= 0:
             due = False  # the line that stays says it
@@ -114,13 +137,23 @@ class Display:
                 self._drawn.stop()
                 self._drawn = None
             if self._stage and (self._unit is not None or self._step > self._known):
-                steps = f"{self._step}/{self._total}" if self._unit is None else f"{self._step} {self._unit}"
+                steps = f"{self._step}/{self._total}" if self._unit is None else plural(self._step, self._unit)
                 parts = [steps] if self._unit is None or (self._unit and self._step) else []
                 parts += [*self._measures, duration(self.clock() - self._began_s)]
                 self.keep(Text(f"{self._stage}: {', '.join(parts)}"))
-            self._stage, self._measures = "", ()
+            self._stage, self._measures, self._clock_runs = "", (), False
 
     __exit__ = close
+
+    def save_svg(self, path: Path, title: str) -> None:
+        """Save everything that was kept so far as a picture; InputError where the file cannot be written."""
+        assert self.recording is not None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture = self.recording.export_svg(title=title, clear=False, unique_id="arc-seal")
+            write_whole(path, lambda file: file.write(picture.encode()))
+        except OSError as error:
+            raise InputError("save_svg", "", "a file that can be written", f"{path}: {error.strerror}") from None
 
 
 def duration(seconds: float) -> str:
@@ -133,6 +166,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """A share as people read it: `93 %`."""
+    return f"{100 * share:.{decimals}f} %"
 
 
 def printable(text: str) -> str:

@@ -4,9 +4,10 @@ Nothing that comes from outside, such as a task's id or what a model wrote, stee
 """
 
 import json
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
@@ -19,15 +20,15 @@ from rich.text import Text
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Solution, Task
-from arc_seal.errors import InputError, Status
-from arc_seal.files import write_whole
+from arc_seal.errors import Status, plural
 from arc_seal.inner_loop.job import Attempt, Progress
 from arc_seal.outer_loop import table as tables
 from arc_seal.outer_loop.rollout import Rollout
 from arc_seal.outer_loop.solve import Solved
-from arc_seal.ui.grids import Comparison, Demonstrations, differing_cells, size
-from arc_seal.ui.progress import Display, duration, printable
-from arc_seal.ui.run_folder import Run
+from arc_seal.self_edit.edit import SelfEdit, canonical
+from arc_seal.ui.grids import PALETTES, Comparison, Demonstrations, Palette, differing_cells, size
+from arc_seal.ui.progress import Display, duration, percent, printable
+from arc_seal.ui.run_folder import SUBMISSION, Run
 
 if TYPE_CHECKING:
     from arc_seal.pretraining.loop import PretrainingProgress
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 SMOOTHING = 0.98
 """Losses of single batches jump; what is shown is their moving average, each batch counting a fiftieth; the mean of the
 first fifty, so that a run that goes on does not look worse than it is when its first batch is a hard one."""
+
+MARKS = "+ solved, - not solved, x failed, o not scored"
+"""What stands for a roll-out in a task's line."""
 
 _GOOD, _BAD, _BAD_FIGURE = "bold #56b4e9", "bold #e69f00", "#e69f00"
 """Okabe and Ito's sky blue and orange: told apart by all kinds of colour vision; the words and digits say the same."""
@@ -61,19 +65,22 @@ def recording_console() -> Console:
 class TaskView(Display):
     """Shows tasks being solved, one after another: what is asked, what the model decided, what came of it."""
 
+    palette: Palette = PALETTES["arc"]
     _samples: int = 1
     _rollout: int | None = None
-    _used: bool = False
 
     def begin(self, task: Task, seed: int, samples: int) -> None:
         """Show what is asked, and that the work begins."""
         self._samples, self._rollout = samples, None
-        self.show(Text(f"Task {printable(task.id)}, seed {seed}", style="bold"), Demonstrations(task.demos), Text())
+        self.close()
+        title = Text(f"Task {printable(task.id)}, seed {seed}", style="bold")
+        self.keep(title, Demonstrations(task.demos, self.palette), Text())
         self.redraw("starting", due=False)
 
     def note(self, text: str) -> None:
         """Show a line that stays."""
-        self.show(text)
+        self.close()
+        self.keep(text)
 
     def stage(self, *_: object, **counts: object) -> None:
         """Show nothing: every roll-out of a task is shown by itself."""
@@ -115,38 +122,17 @@ class TaskView(Display):
         queries = zip(task.queries, solved.attempts, outputs, strict=True)
         for number, (query, attempts, output) in enumerate(queries, start=1):
             which = f" {number} of {len(task.queries)}" if len(task.queries) > 1 else ""
-            self.keep(Text(), Text(f"Test{which}", style="bold"), _answers(query, attempts, output))
+            self.keep(Text(), Text(f"Test{which}", style="bold"), _answers(query, attempts, output, self.palette))
         whole = sum(solved.seconds.values())
-        times = [(stage, duration(s), f"{s / whole:.0%}" if whole else "") for stage, s in solved.seconds.items()]
+        times = [(stage, duration(s), percent(s / whole) if whole else "") for stage, s in solved.seconds.items()]
         table = _table(("stage", "time", "share"), [*times, ("all", duration(whole), "")])
-        near = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         if solved.reward is None or solved.score is None:
             verdict = Text("No reward: the task comes without its solution.", style="bold")
         elif solved.reward:
             verdict = Text("Reward 1: solved.", style=_GOOD)
         else:
-            verdict = Text(f"Reward 0: not solved ({solved.score:.0%} of the test outputs right).", style=_BAD)
-        self.keep(Text(), verdict, Text(), table, Text(f"Kept in {printable(str(near))}"))
-
-    def show(self, *renderables: RenderableType) -> None:
-        """Show anything else that is to stay, an empty line below what is above."""
-        self.close()
-        self.keep(*([Text()] if self._used else []), *renderables)
-        self._used = True
-
-    def fail(self, error: InputError) -> None:
-        """Show that a task could not be read or worked on, and that the rest goes on."""
-        self.show(Text(f"error: {printable(str(error))}", style=_BAD))
-
-    def save_svg(self, path: Path, title: str) -> None:
-        """Save everything shown so far as a picture; InputError where the file cannot be written."""
-        assert self.recording is not None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture = self.recording.export_svg(title=title, clear=False, unique_id="arc-seal")
-            write_whole(path, lambda file: file.write(picture.encode()))
-        except OSError as error:
-            raise InputError("save_svg", "", "a file that can be written", f"{path}: {error.strerror}") from None
+            verdict = Text(f"Reward 0: not solved ({percent(solved.score)} of the test outputs right).", style=_BAD)
+        self.keep(Text(), verdict, Text(), table, kept_in(folder))
 
     def _which(self, sample: int) -> str:
         return f" {sample + 1} of {self._samples}" if self._samples > 1 else ""
@@ -154,12 +140,21 @@ class TaskView(Display):
 
 @dataclass
 class RunView(Display):
-    """Shows a long run: one line of the stage that it is in, and what stays. It may be called from several threads."""
+    """Shows a long run: what it works on, a line a task, and how far it is. It may be called from several threads."""
 
     _counts: Counter[str] = field(default_factory=Counter)
+    _loading: int = 0
+    _made: dict[str, dict[int, Rollout]] = field(default_factory=dict)
+    _tried: Counter[SelfEdit] = field(default_factory=Counter)
+    _solved: Counter[SelfEdit] = field(default_factory=Counter)
     _batches: int = 0
     _loss: float = 0.0
     _accuracy: float = 0.0
+
+    def begin(self, title: str, facts: Mapping[str, str]) -> None:
+        """Say what is worked on."""
+        width = max(map(len, facts))
+        self.keep(Text(printable(title), style="bold"), *(f"{name:<{width}}  {text}" for name, text in facts.items()))
 
     def note(self, text: str) -> None:
         """Show a line that stays; it ends the stage that is shown."""
@@ -167,33 +162,84 @@ class RunView(Display):
             self.close()
             self.keep(text)
 
-    def stage(self, name: str, done: int, total: int) -> None:
-        """Begin a stage of so many items, `done` of which are there from before."""
+    def end(self, place: Path, *command: str) -> None:
+        """Say where what was made is, and which command to type next, if any."""
+        with self._lock:
+            self.close()
+            self.keep(kept_in(place), *([next_command(*command)] if command else []))
+
+    def stage(self, name: str, done: int, total: int, rollouts: Sequence[Rollout] = ()) -> None:
+        """Begin a stage of so many items, `done` of which are there from before; of roll-outs, those and the others."""
         with self._lock:
             self.begin_stage(name, done)
-            self._total = total
-            self._counts.clear()
+            self._total, self._loading, self._made = total, 0, {}
+            for tallied in (self._counts, self._tried, self._solved):
+                tallied.clear()
+            for rollout in rollouts:
+                self._made.setdefault(rollout.task, {})[rollout.sample] = rollout
+                if rollout.finished_at is not None:
+                    self._counts.update(solved=int(rollout.reward == 1), failed=int(rollout.status is not Status.OK))
+                    self._compare(rollout)
             if done < total:
-                self.show_stage(done, total)
+                self._count(0)
 
     def advance(self, solved: int = 0, failed: int = 0) -> None:
         """Count one more item of the stage, and what came of it."""
         with self._lock:
             self._counts.update(solved=solved, failed=failed)
-            counts = [f"{count} {name}" for name, count in self._counts.items() if count]
-            self.show_stage(self._step + 1, self._total, counts)
+            self._loading = 0
+            self._count(1)
 
     def progress(self, sample: int, progress: Progress) -> None:
-        """Show how far an M-step is; the jobs of a stage that is under way are only counted."""
+        """Show how far an M-step is; of the jobs of a stage that is under way only that a model is loaded for them."""
         with self._lock:
             counting = self._stage and self._unit is None and self._step < self._total
             if progress.stage in ("load", "finetune") and not counting:
                 self.job(progress)
+            elif progress.stage == "load" and self.live:
+                self._loading = max(0, self._loading + (1 if progress.step == 0 else -1))
+                self._count(0)
 
     def proposed(self, rollout: Rollout) -> None:
         """Show nothing: it is counted by `advance`."""
 
-    finished = proposed
+    def finished(self, rollout: Rollout) -> None:
+        """Show a task's line when its last roll-out has ended."""
+        with self._lock:
+            made = self._made.get(rollout.task, {})
+            if rollout.sample not in made:
+                return
+            made[rollout.sample] = rollout
+            self._compare(rollout)
+            if all(each.finished_at is not None for each in made.values()):
+                self.keep(_task_line(list(made.values()), max(map(len, self._made))))
+
+    def close(self, *_: object) -> None:
+        """End the stage, as every display does; the best self-edit stays below its line."""
+        with self._lock:
+            best, self._below = self._below if self._step > self._known else "", ""
+            super().close()
+            if best:
+                self.keep(best)
+
+    __exit__ = close
+
+    def _count(self, more: int) -> None:
+        counts = [f"{count} {name}" for name, count in self._counts.items() if count]
+        loading = ["loading the model"] if self._loading else []
+        self.show_stage(self._step + more, self._total, [*counts, *loading])
+
+    def _compare(self, rollout: Rollout) -> None:
+        """Note which self-edit has solved most so far, where there is a choice."""
+        edit = rollout.self_edit
+        if edit is None or rollout.reward is None:
+            return
+        self._tried[edit] += 1
+        self._solved[edit] += rollout.reward
+        best = max(self._tried, key=lambda each: (self._solved[each], -self._tried[each]))
+        if self._solved[best] and len(self._tried) > 1:
+            solved = f"solved {self._solved[best]} of {self._tried[best]}"
+            self._below = f"Best self-edit so far, {solved}: {one_line_edit(best)}"
 
     def generator(self, made: "Made") -> None:
         """Show that the pairs of one more group of a source are there."""
@@ -209,17 +255,90 @@ class RunView(Display):
         left_s = max(0.0, (done.total - done.clock.tokens) / max(done.tokens_per_s, 1e-9))
         self.redraw(
             f"pretraining: {done.clock.tokens / 1e6:.2f}M/{done.total / 1e6:.2f}M tokens, loss {self._loss:.3f}, "
-            f"{self._accuracy:.1%} of tokens right, {done.tokens_per_s:.0f} tokens/s, {duration(left_s)} left",
+            f"{percent(self._accuracy, 1)} of tokens right, {done.tokens_per_s:.0f} tokens/s, {duration(left_s)} left",
             due=done.clock.tokens >= done.total or None,
         )
         for name, score in done.scores.items():
             exact = f"{round(score.exact * score.contexts)} of {score.contexts} outputs exact"
-            self.keep(f"  {name}: {exact}, {score.accuracy:.1%} of tokens right, loss {score.loss:.3f}")
+            self.keep(f"  {name}: {exact}, {percent(score.accuracy, 1)} of tokens right, loss {score.loss:.3f}")
 
     def pretrained(self, finished: "Finished") -> None:
         """Say what came of pretraining."""
         millions = f"{finished.parameters / 1e6:.1f}M parameters, {finished.tokens / 1e6:.1f}M tokens"
         self.note(f"{millions}, {duration(finished.seconds)} of training; weights in {finished.weights}")
+
+
+@dataclass
+class SweepView(RunView):
+    """Shows many tasks being solved: a line each as they are done, and a self-edit where it differs from the last."""
+
+    total: int = 0
+    width: int = 0  # of the longest name
+    seeds: bool = False  # whether there are several
+    _runs: int = 0
+    _edits: tuple[SelfEdit | None, ...] = ()
+
+    def ran(self, run: Run) -> None:
+        """Show what came of a task."""
+        with self._lock:
+            self._runs += 1
+            edits = tuple(dict.fromkeys(each.self_edit for each in run.solved.rollouts)) if run.solved else ()
+            if any(edits) and edits != self._edits:
+                self._edits = edits
+                self.keep(*(f"Self-edit: {one_line_edit(edit)}" for edit in edits if edit))
+            number = f"{self._runs:>{len(str(self.total))}}/{self.total}"
+            seed = [f"seed {run.seed}"] if self.seeds else []
+            verdict, style, facts = _verdict(run)
+            line = Text("  ".join([number, f"{printable(run.name):<{self.width}}", *seed, ""]))
+            self.keep(line.append(f"{verdict:<10}", style=style).append("".join(f"  {each}" for each in facts if each)))
+            if self._stage:
+                self.advance(solved=int(verdict == "solved"), failed=int(style == _BAD))
+
+    def sum_up(self, runs: Sequence[Run], folder: Path) -> None:
+        """Say what all came to, where the answers are and what to type to look at them."""
+        self.close()
+        self.keep(Text(), totals(runs), kept_in(folder / SUBMISSION))
+        if any(run.solved for run in runs):
+            self.keep(next_command("report", str(near(folder))))
+
+
+def near(path: Path) -> Path:
+    """The path from where the command was started, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def kept_in(place: Path) -> Text:
+    """Where something is kept."""
+    return Text(f"Kept in {printable(str(near(place)))}", no_wrap=True)
+
+
+def named(specs: Sequence[str]) -> str:
+    """Names of sets, files and folders; of many the first three."""
+    more = f" and {len(specs) - 3} more" if len(specs) > 3 else ""
+    return f"{', '.join(specs[:3])}{more}"
+
+
+def next_command(name: str, *argv: str) -> Text:
+    """What to type next, in one piece to be copied."""
+    return Text(f"Next: {printable(shlex.join(['python', '-m', f'arc_seal.{name}', *argv]))}", no_wrap=True)
+
+
+def one_line_edit(edit: SelfEdit) -> str:
+    """A self-edit in one line: its tools, then how it trains."""
+    training = ", ".join(f"{name} {canonical(value).strip(chr(34))}" for name, value in edit.training)
+    return f"{', '.join(map(str, edit.tools)) or 'no tools'}; {training}"
+
+
+def _task_line(made: Sequence[Rollout], width: int) -> Text:
+    """A task's roll-outs: a mark each (MARKS), how many solved it, and the wall time of all."""
+    line = Text(f"  {printable(made[0].task):<{width}}  ", no_wrap=True)
+    for rollout in made:
+        failed = rollout.status is not Status.OK
+        mark = "x" if failed else {1: "+", 0: "-", None: "o"}[rollout.reward]
+        line.append(mark, style={"+": _GOOD, "x": _BAD}.get(mark, ""))
+    scored = [each.reward for each in made if each.reward is not None]
+    solved = f"  {sum(scored)}/{len(scored)} solved" if len(scored) > 1 else ""
+    return line.append(f"{solved}  {duration(sum(sum(each.seconds.values()) for each in made))}")
 
 
 def pretty_json(value: Any, width: int, indent: str = "") -> str:
@@ -249,15 +368,15 @@ class _Written:
         yield JSONHighlighter()(Text(printable(text)))
 
 
-def _answers(query: Grid, attempts: Sequence[Attempt], output: Grid | None) -> Comparison:
+def _answers(query: Grid, attempts: Sequence[Attempt], output: Grid | None, palette: Palette) -> Comparison:
     """The test input, the attempts at it with their faults marked, and the solution."""
     grids: list[tuple[str, str, Grid | None, Grid | None]] = [("input", size(query), query, None)]
     for number, attempt in enumerate(attempts, start=1):
-        name = f"attempt {number}, {attempt.votes} vote{'' if attempt.votes == 1 else 's'}"
+        name = f"attempt {number}, {plural(attempt.votes, 'vote')}"
         grids.append((name, _correctness(attempt.grid, output), attempt.grid, output))
     grids += [] if attempts else [("no attempt", "", None, None)]
     grids += [] if output is None else [("solution", size(output), output, None)]
-    return Comparison(grids)
+    return Comparison(grids, palette)
 
 
 def _correctness(grid: Grid, output: Grid | None) -> str:
@@ -271,40 +390,38 @@ def _correctness(grid: Grid, output: Grid | None) -> str:
     return f"{len(differing_cells(grid, output))} of {len(grid.cells)} cells wrong"
 
 
-def summary(runs: Sequence[Run]) -> Group:
-    """The end of a sweep: one line a run, and one line on all of them."""
-    table = _table(("task", "seed", "status", "reward", "attempts", "votes", "time"), map(_run_cells, runs))
-    table.columns[2].justify = "left"  # status
-    return Group(Text("Summary", style="bold"), table, Text(totals(runs)))
-
-
 def totals(runs: Sequence[Run]) -> str:
     """How many runs were solved, of all there were; what failed counts as not solved."""
+    noun = (
+        "task" if len({run.name for run in runs}) == len(runs) else "run"
+    )  # several runs where there are several seeds
     known = [run.solved for run in runs if run.solved is not None]
     unscored = sum(solved.reward is None for solved in known)
     scored = len(runs) - unscored
     if not scored:
-        return f"{len(runs)} runs, no solutions to score them by."
+        return f"{plural(len(runs), noun)}, no solutions to score them by."
     right, score = sum(solved.reward == 1 for solved in known), sum(solved.score or 0.0 for solved in known)
     without = f"; {unscored} without a solution left out" if unscored else ""
-    return f"Solved {right} of {scored} runs; mean share of test outputs right {score / scored:.1%}{without}."
+    share = percent(score / scored, 1)
+    return f"Solved {right} of {plural(scored, noun)}; mean share of test outputs right {share}{without}."
 
 
-def _run_cells(run: Run) -> Sequence[str]:
+def _verdict(run: Run) -> tuple[str, str, list[str]]:
+    """How a run ended, in which style, and what else there is to say of it."""
     solved = run.solved
     if solved is None:
-        return (run.name, str(run.seed), "bad input", "", "", "", "")
-    ended = [rollout.status for rollout in solved.rollouts]
-    good = ended.count(Status.OK)
-    return (
-        solved.task_id,
-        str(solved.seed),
-        "ok" if good == len(ended) else f"{good} of {len(ended)} ok" if good else str(ended[0]),
-        "-" if solved.reward is None else str(solved.reward),
-        " ".join(str(len(attempts)) for attempts in solved.attempts),
-        " ".join("+".join(str(attempt.votes) for attempt in attempts) or "0" for attempts in solved.attempts),
-        duration(sum(solved.seconds.values())),
-    )
+        return "bad input", _BAD, [printable(str(run.error))]
+    failed = [each for each in solved.rollouts if each.status not in (Status.OK, Status.NOT_CHOSEN)]
+    votes = " ".join("+".join(str(attempt.votes) for attempt in attempts) or "0" for attempts in solved.attempts)
+    facts = [f"votes {votes}", duration(sum(solved.seconds.values()))]
+    if len(failed) == len(solved.rollouts):
+        return str(failed[0].status), _BAD, [facts[1], printable(failed[0].message)]
+    facts += [f"{len(failed)} of {plural(len(solved.rollouts), 'roll-out')} failed"] if failed else []
+    if solved.reward is None:
+        return "done", "", facts
+    if solved.reward:
+        return "solved", _GOOD, facts
+    return "not solved", "", [*facts, f"{percent(solved.score)} of the test outputs right" if solved.score else ""]
 
 
 def evaluation(table: tables.Table, by_task: bool = False) -> Group:

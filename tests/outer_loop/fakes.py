@@ -196,7 +196,7 @@ class Notes:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def stage(self, name: str, done: int, total: int) -> None:
+    def stage(self, name: str, done: int, total: int, rollouts: Sequence[Rollout] = ()) -> None:
         self.stages.append((name, done, total))
 
     def advance(self, *, solved: int = 0, failed: int = 0) -> None:

@@ -58,7 +58,7 @@ def test_the_difference_in_words(bounds: tuple[float, float, float], left_out: i
     values = dict(zip(("mean", "low", "high"), bounds, strict=True))
     found = difference_text({"first": "SEAL", "second": "untrained", **values, "tasks": 8, "left_out": left_out})
     assert found.startswith(f"SEAL minus untrained: {text}, paired): ")
-    assert found.endswith({0.05: "above zero.", -0.35: "below zero.", -1e-17: "zero is in it."}[bounds[1]])
+    assert found.endswith({0.05: "better.", -0.35: "worse.", -1e-17: "not shown to differ."}[bounds[1]])
 
 
 def test_what_was_run() -> None:

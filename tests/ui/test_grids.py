@@ -1,12 +1,14 @@
 """Grids in a terminal."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration
-from arc_seal.ui.grids import MARK, PALETTE, Comparison, Demonstrations, differing_cells, grid_lines, size
+from arc_seal.ui.grids import MARK, PALETTES, Comparison, Demonstrations, Palette, differing_cells, grid_lines, size
 from tests.ui.builders import RIGHT, TASK, WRONG, grid
 from tests.ui.golden import assert_golden, colour_console, plain_console, shown
 
@@ -20,7 +22,7 @@ GRIDS = st.builds(
 
 @given(GRIDS, st.sampled_from([1, 2]))
 def test_the_digits_alone_are_the_grid(one: Grid, cell_width: int) -> None:
-    lines = [line.plain for line in grid_lines(one, cell_width)]
+    lines = [line.plain for line in grid_lines(one, cell_width, PALETTES["arc"])]
     assert [len(line) for line in lines] == [cell_width * one.width] * one.height
     assert "\n".join(line.replace(" ", "") for line in lines) == str(one)
 
@@ -37,17 +39,18 @@ def test_differing_cells_are_those_that_differ(one: Grid, other: Grid) -> None:
 
 def test_a_differing_cell_is_marked_without_colour() -> None:
     wrong, right = WRONG.grid, RIGHT.grid
-    lines = [line.plain for line in grid_lines(wrong, 2, differing_cells(wrong, right))]
+    lines = [line.plain for line in grid_lines(wrong, 2, PALETTES["arc"], differing_cells(wrong, right))]
     assert lines == [f" 8 8{MARK}1", " 8 8 8", f"{MARK}1 8 8"]
-    lines = [line.plain for line in grid_lines(wrong, 1, differing_cells(wrong, right))]
+    lines = [line.plain for line in grid_lines(wrong, 1, PALETTES["arc"], differing_cells(wrong, right))]
     assert lines == [f"881 {MARK}", "888", f"188 {MARK}"]
 
 
-def test_every_digit_can_be_read_on_its_colour() -> None:
-    for background, digit in PALETTE:
+@pytest.mark.parametrize("palette", PALETTES.values(), ids=PALETTES)
+def test_every_digit_can_be_read_on_its_colour(palette: Palette) -> None:
+    for background, digit in palette:
         light, dark = sorted((luminance(background), luminance(digit)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG 2.2, success criterion 1.4.3
-    assert len({background for background, _ in PALETTE}) == 10
+    assert len({background for background, _ in palette}) == 10
 
 
 def luminance(colour: str) -> float:
@@ -92,6 +95,16 @@ def test_comparison_in_colour() -> None:
         )
     )
     assert_golden("comparison_colour.txt", shown(console))
+
+
+def test_another_palette_has_other_colours_and_the_same_digits() -> None:
+    arc, other = colour_console(), colour_console()
+    for console, name in ((arc, "arc"), (other, "colour_blind")):
+        console.print(Comparison([("input", "1x2", grid("12"), None)], PALETTES[name]))
+        console.print(Demonstrations(TASK.demos, PALETTES[name]))
+    assert "48;2;255;65;54" in shown(arc) and "48;2;213;94;0" in shown(other)
+    escapes = re.compile(r"\x1b\[[\d;]*m")
+    assert shown(arc) != shown(other) and escapes.sub("", shown(arc)) == escapes.sub("", shown(other))
 
 
 def test_comparison_keeps_marks_in_a_narrow_terminal() -> None:

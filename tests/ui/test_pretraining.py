@@ -26,11 +26,11 @@ def test_off_the_terminal_a_line_is_due_now_and_then() -> None:
         watch.pass_time(4)
     view.pretrained(Finished(Path("runs/weights"), 1_000_000, 3725.0, 3_420_000))
     assert shown(console).splitlines() == [
-        "pretraining: 0.10M/1.00M tokens, loss 4.000, 25.0% of tokens right, 1000 tokens/s, 15:00 left",
-        "pretraining: 0.40M/1.00M tokens, loss 4.000, 25.0% of tokens right, 1000 tokens/s, 10:00 left",
-        "  dev: 3 of 40 outputs exact, 81.2% of tokens right, loss 0.500",
-        "pretraining: 0.70M/1.00M tokens, loss 4.000, 25.0% of tokens right, 1000 tokens/s, 5:00 left",
-        "pretraining: 1.00M/1.00M tokens, loss 4.000, 25.0% of tokens right, 1000 tokens/s, 0.0 s left",
+        "pretraining: 0.10M/1.00M tokens, loss 4.000, 25.0 % of tokens right, 1000 tokens/s, 15:00 left",
+        "pretraining: 0.40M/1.00M tokens, loss 4.000, 25.0 % of tokens right, 1000 tokens/s, 10:00 left",
+        "  dev: 3 of 40 outputs exact, 81.2 % of tokens right, loss 0.500",
+        "pretraining: 0.70M/1.00M tokens, loss 4.000, 25.0 % of tokens right, 1000 tokens/s, 5:00 left",
+        "pretraining: 1.00M/1.00M tokens, loss 4.000, 25.0 % of tokens right, 1000 tokens/s, 0.0 s left",
         "3.4M parameters, 1.0M tokens, 1:02:05 of training; weights in runs/weights",
     ]
 
@@ -43,7 +43,7 @@ def test_the_first_fifty_losses_count_alike_then_the_mean_moves() -> None:
         view.pretraining(at(200_000, loss=2.0, accuracy=0.75))
     view.pretraining(at(1_000_000, loss=2.0, accuracy=0.75))
     first, last = shown(console).splitlines()
-    assert "loss 4.000, 25.0%" in first
+    assert "loss 4.000, 25.0 %" in first
     assert f"loss {2 + 2 / 50 * 0.98**51:.3f}" in last
 
 
@@ -77,11 +77,11 @@ def test_colours_forced_into_a_file_make_it_no_terminal() -> None:
     view = RunView(console, clock=Watch())
     view.pretraining(at(100_000))
     assert shown(console).splitlines() == [
-        "pretraining: 0.10M/1.00M tokens, loss 4.000, 25.0% of tokens right, 1000 tokens/s, 15:00 left"
+        "pretraining: 0.10M/1.00M tokens, loss 4.000, 25.0 % of tokens right, 1000 tokens/s, 15:00 left"
     ]
 
 
 def test_a_score_as_people_read_it() -> None:
     console = plain_console(100)
     RunView(console, clock=Watch()).pretraining(at(100_000, scores={"dev": SCORE}))
-    assert shown(console).splitlines()[-1] == "  dev: 3 of 40 outputs exact, 81.2% of tokens right, loss 0.500"
+    assert shown(console).splitlines()[-1] == "  dev: 3 of 40 outputs exact, 81.2 % of tokens right, loss 0.500"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
+from pathlib import Path
 
 from rich.console import Console
 
@@ -12,7 +13,7 @@ from arc_seal.outer_loop.ledger import Policy
 from arc_seal.outer_loop.restem import policy_text, round_text
 from arc_seal.outer_loop.rollout import Rollout
 from arc_seal.self_edit.edit import SelfEdit
-from arc_seal.ui.views import RunView
+from arc_seal.ui.views import MARKS, RunView
 from tests.ui.builders import SELF_EDIT, rollout
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
 
@@ -67,6 +68,55 @@ def a_run(view: RunView, pass_time: Callable[[float], None]) -> None:
     view.advance(failed=1)
     view.close()  # an interrupt
     view.close()
+
+
+def collected(view: RunView, pass_time: Callable[[float], None]) -> None:
+    """Two tasks of three self-edits each, one roll-out of which is there from before."""
+    view.begin("Training seal-seed0", {"model": "grid", "marks": MARKS})
+    proposed = [tried(sample, task=task, reward=None) for task in ("a", "a long name") for sample in range(3)]
+    before = tried(0, task="a", reward=1, finished_at="2025-01-01T00:00:00.000+00:00")
+    view.stage("roll-outs", 1, 6, [before, *proposed[1:]])
+    view.progress(0, Progress("load", 0, 1))
+    pass_time(2)
+    view.progress(0, Progress("load", 1, 1))
+    for each in proposed[1:]:
+        pass_time(10)
+        failed = each.task == "a" and each.sample == 2
+        ended = {"reward": int(each.sample < 1), "status": Status.TIMEOUT if failed else Status.OK, "finished_at": "x"}
+        view.finished(each.model_copy(update=ended))
+        view.advance(solved=int(each.sample < 1), failed=int(failed))
+    view.end(Path("runs/restem/seal-seed0"), "evaluate", "name=a b")
+
+
+def test_a_task_has_a_line_with_a_mark_for_each_self_edit() -> None:
+    console, clock = plain_console(), Clock()
+    collected(RunView(console, live=False, clock=clock), clock.pass_time)
+    lines = shown(console).splitlines()
+    assert "  a            +-x  1/3 solved  24 s" in lines
+    assert "  a long name  +--  1/3 solved  24 s" in lines
+    assert lines[-3].startswith("Best self-edit so far, solved 2 of 2: rotate(quarter_turns=1), ")
+    assert lines[-2:] == ["Kept in runs/restem/seal-seed0", "Next: python -m arc_seal.evaluate 'name=a b'"]
+    assert any(line.startswith("roll-outs: 6/6, 2 solved, 1 failed, ") for line in lines)
+
+
+def test_on_a_terminal_loading_has_a_clock_and_the_best_self_edit_stands_below() -> None:
+    console, clock = colour_console(), Clock()
+    collected(RunView(console, live=True, clock=clock), clock.pass_time)
+    assert "roll-outs: 1/6, 1 solved, loading the model, 0.0 s" in shown(console)
+    assert "roll-outs: 1/6, 1 solved, 2.0 s" in shown(console)
+    assert shown(console).count("Best self-edit so far") > 2
+
+
+def test_roll_outs_without_a_reward_have_no_best_self_edit() -> None:
+    console = plain_console()
+    view = RunView(console, live=False)
+    made = [tried(sample, reward=None) for sample in range(2)]
+    view.stage("roll-outs", 0, 2, made)
+    for each in made:
+        view.finished(each.model_copy(update={"finished_at": "x"}))
+        view.advance()
+    view.close()
+    assert f"  {made[0].task}  oo  16 s" in shown(console) and "Best" not in shown(console)
 
 
 def test_off_the_terminal_a_line_is_due_now_and_then() -> None:

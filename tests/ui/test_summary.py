@@ -1,12 +1,18 @@
-"""The table at the end of a sweep."""
+"""A sweep: a line a task, and what stands at its end."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+from rich.console import Console
 
 from arc_seal.errors import InputError, Status
 from arc_seal.ui.run_folder import Run
-from arc_seal.ui.views import summary, totals
-from tests.ui.builders import RIGHT, WRONG, solved
-from tests.ui.golden import assert_golden, plain_console, shown
+from arc_seal.ui.views import SweepView, totals
+from tests.ui.builders import RIGHT, SELF_EDIT, WRONG, solved
+from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
 
 RUNS = [
     Run("5582e5ca", 0, Path("a"), solved(RIGHT, WRONG)),
@@ -16,23 +22,60 @@ RUNS = [
 ]
 
 
-def test_one_line_a_run() -> None:
+def sweep(console: Console, runs: Sequence[Run]) -> None:
+    view = SweepView(console, live=False, clock=Clock(), total=len(runs), width=18, seeds=True)
+    view.stage("tasks", 0, len(runs))
+    for run in runs:
+        view.ran(run)
+    view.sum_up(runs, Path("runs/2025 01"))
+
+
+def other_edit(run: Run) -> Run:
+    """The run under a self-edit without tools."""
+    assert run.solved is not None
+    made = [
+        each.model_copy(update={"self_edit": SELF_EDIT.model_copy(update={"tools": ()})})
+        for each in run.solved.rollouts
+    ]
+    return replace(run, solved=run.solved.model_copy(update={"rollouts": tuple(made)}))
+
+
+def test_one_line_a_run_and_the_self_edit_where_it_differs() -> None:
     console = plain_console()
-    console.print(summary(RUNS))
+    sweep(console, [*RUNS, RUNS[0], other_edit(RUNS[0]), other_edit(RUNS[1]), RUNS[0]])
     assert_golden("summary.txt", shown(console))
+    assert shown(console).count("Self-edit: ") == 3
 
 
-def test_a_name_is_not_read_as_markup() -> None:
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_on_a_terminal_no_word_is_broken(width: int) -> None:
+    console, words = colour_console(width), set(", ".join(map(str, SELF_EDIT.tools)).split())
+    sweep(console, RUNS[:1])
+    lines = re.sub(r"\x1b\[[\d;]*m", "", shown(console)).splitlines()
+    assert words <= {word for line in lines for word in line.replace(";", "").split()}
+    assert all(len(line) <= width for line in lines)
+
+
+def test_a_name_is_not_read_as_markup_and_does_not_steer_the_terminal() -> None:
     console = plain_console()
-    console.print(summary([Run("[bold]a[/bold]", 0, Path("a"), None, InputError("a", "", "a file", "none"))]))
-    assert "[bold]a[/bold]" in shown(console)
+    sweep(console, [Run("[bold]a[/bold]\x1b[2J", 0, Path("a"), None, InputError("a", "", "a file", "none"))])
+    assert "[bold]a[/bold]" in shown(console) and "\x1b" not in shown(console)
+
+
+def test_what_was_not_chosen_has_not_failed() -> None:
+    assert RUNS[0].solved is not None
+    (made,) = RUNS[0].solved.rollouts
+    both = (made, made.model_copy(update={"status": Status.NOT_CHOSEN}))
+    console = plain_console()
+    sweep(console, [replace(RUNS[0], solved=RUNS[0].solved.model_copy(update={"rollouts": both}))])
+    assert "solved" in shown(console) and "failed" not in shown(console)
 
 
 def test_what_failed_counts_as_not_solved() -> None:
-    assert totals(RUNS) == "Solved 1 of 4 runs; mean share of test outputs right 25.0%."
+    assert totals(RUNS) == "Solved 1 of 4 runs; mean share of test outputs right 25.0 %."
 
 
 def test_what_has_no_solution_does_not_count() -> None:
     unscored = Run("x", 0, Path("x"), solved(RIGHT, reward=None))
-    assert totals([*RUNS, unscored]).endswith("right 25.0%; 1 without a solution left out.")
-    assert totals([unscored]) == "1 runs, no solutions to score them by."
+    assert totals([*RUNS, unscored]).endswith("right 25.0 %; 1 without a solution left out.")
+    assert totals([unscored]) == "1 task, no solutions to score them by."

@@ -117,7 +117,7 @@ def test_the_picture_holds_what_was_shown_but_for_what_moved(tmp_path: Path) -> 
     assert picture.startswith("<svg") and "python&#160;-m&#160;arc_seal.solve&#160;x" in picture
     for words in ("Task", "demo", "Self-edit", "lora_rank", "training", "Reward", "solution"):
         assert words in picture
-    assert "#d55e00" in picture
+    assert "#ff4136" in picture
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "run.svg"]
 
 

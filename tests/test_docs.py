@@ -49,18 +49,6 @@ ONLY_READ = {
 }
 """Commands, by how they begin, that are composed or looked up but not run."""
 
-AWAITED = {
-    r"(python -m arc_seal\.|arc-seal )(report|runs|contamination|kaggle)": "the command",
-    r"arc-seal ": "the console script",
-    r".* hydra/launcher=": "launchers",
-    r"pip install .*\[sweep\]": "the extra",
-    r"palette=": "the setting",
-    "docs/results.md": "the page",
-    "docs/kaggle.md": "the page",
-    "benchmarks/pictures/report.png": "the picture",
-}
-"""What the pages tell of and is not there yet. When it comes, its test says that it has to be taken out of here."""
-
 COMMON = ("ttt.token_budget=300", "decode.views=1")
 SMALL = {
     "solve": COMMON,
@@ -73,7 +61,7 @@ SMALL = {
 
 SMALLER = (
     "network.hidden_size=32", "network.intermediate_size=64", "network.num_hidden_layers=1",
-    "network.num_attention_heads=2", "data.synthetic_share=0", "data.max_tokens=120", "data.self_edit_max_tokens=100",
+    "network.num_attention_heads=2", "data.shares.re_arc=0", "data.max_tokens=120", "data.self_edit_max_tokens=100",
     "run.tokens=1000", "run.batch_tokens=512", "run.workers=0", "run.compile=false", "optimizer.warmup_tokens=500",
     "measure_max_tokens=150",
 )  # fmt: skip
@@ -150,13 +138,8 @@ EXAMPLES = [
 ]
 
 
-def awaited(subject: str) -> list[pytest.MarkDecorator]:
-    reason = next((reason for start, reason in AWAITED.items() if re.match(start, subject)), None)
-    return [pytest.mark.xfail(strict=True, reason=f"{reason} is not there yet")] if reason else []
-
-
 def each(chosen: Iterable[Command]) -> pytest.MarkDecorator:
-    rows = [pytest.param(one, id=f"{one.page.stem}: {one.text[:70]}", marks=awaited(one.text)) for one in chosen]
+    rows = [pytest.param(one, id=f"{one.page.stem}: {one.text[:70]}") for one in chosen]
     return pytest.mark.parametrize("command", rows)
 
 
@@ -213,7 +196,8 @@ def check_ours(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
     if command.module not in GROUPED:
         argv = ["--help"]
     elif "--help" not in argv and "--cfg" not in argv:
-        argv = [re.sub(r"^([\w./]+=[^\[{'\",]+),.*", r"\1", each) for each in argv if each != "-m"]
+        alone = [each for each in argv if each != "-m" and not each.startswith("hydra/launcher=")]
+        argv = [re.sub(r"^([\w./]+=[^\[{'\",]+),.*", r"\1", each) for each in alone]
         argv += ["--cfg", "job", "--resolve"]
     assert main(argv) == 0, capfd.readouterr().err
 
@@ -231,8 +215,9 @@ SETTINGS = sorted(
 
 @pytest.fixture(scope="module")
 def settings() -> set[str]:
-    """The names of all settings, and every group's options."""
-    found: set[str] = set()
+    """The names of all settings, every group's options, and what commands without a configuration take."""
+    usages = (import_module(f"arc_seal.{name}").USAGE for name in ("report", "runs", "contamination"))
+    found: set[str] = {name for usage in usages for name in re.findall(r"\b([a-z]+)=[A-Z]+", usage)}
     for path in (ROOT / "conf").rglob("*.yaml"):
         text = path.read_text("utf-8")
         group = "" if path.parent.name == "conf" or "@package _global_" in text else f"{path.parent.name}."
@@ -247,7 +232,7 @@ def names(values: Mapping[str, Any]) -> Iterator[str]:
             yield from (f"{name}.{below}" for below in names(value))
 
 
-@pytest.mark.parametrize("setting", [pytest.param(one, marks=awaited(one)) for one in SETTINGS])
+@pytest.mark.parametrize("setting", SETTINGS)
 def test_a_setting_that_is_named_is_there(setting: str, settings: set[str]) -> None:
     name = setting.partition("=")[0]
     assert (setting if (ROOT / "conf" / name).is_dir() else name) in settings
@@ -314,8 +299,7 @@ LINKS = [
 @pytest.mark.parametrize(
     ("page", "link"),
     [
-        pytest.param(page, link, id=f"{page.stem}: {''.join(link)}",
-                     marks=awaited(os.path.relpath(page.parent / link[0], ROOT)))
+        pytest.param(page, link, id=f"{page.stem}: {''.join(link)}")
         for page, link in LINKS
     ],
 )  # fmt: skip

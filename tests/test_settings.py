@@ -150,7 +150,7 @@ def test_the_tasks_of_the_experiment_on_choosing_are_apart_from_one_another_and_
     training, held_out = (data().entries(specs) for specs in (chosen.train, chosen.held_out))
     assert (len({task.id for task, _ in training}), len({task.id for task, _ in held_out})) == (60, 24)
     check_apart(training, held_out, "data.train")
-    known = {task.id for task, _ in pretraining_tasks() if context_tokens(task) <= 500}
+    known = {task.id for task, _ in (*pretraining_tasks(), *load_tasks("policy")) if context_tokens(task) <= 500}
     assert known >= {task.id for task, _ in (*training, *held_out)}
 
 
@@ -161,7 +161,7 @@ def test_the_tasks_on_which_self_edits_differ_are_apart_and_short_and_outside_ev
     training, held_out = (data().entries(specs) for specs in (chosen.train, chosen.held_out))
     assert (len({task.id for task, _ in training}), len({task.id for task, _ in held_out})) == (20, 20)
     check_apart(training, held_out, "data.train")
-    unseen = load_tasks("arcagi1/dev", "seal/training")
+    unseen = load_tasks("arcagi1/dev", "seal/training", "policy")
     known = {task.id for task, _ in (*pretraining_tasks(), *unseen) if context_tokens(task) <= 500}
     assert known >= {task.id for task, _ in (*training, *held_out)}
     assert not {task.id for task, _ in held_out} & {task.id for task, _ in load_tasks("seal/training")}

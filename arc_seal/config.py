@@ -300,7 +300,8 @@ def _explained(error: Exception, known: Sequence[str]) -> InputError:
                 options += " (pip install 'arc-seal[sweep]' for joblib, submitit_local and submitit_slurm)"
             return InputError(group, "", options, repr(option))
     if match := re.match(r"Could not override '([^']+)'", message):
-        return InputError(match[1], "", f"a setting that there is{suggestion(match[1], known)}", "an unknown one")
+        near = suggestion(match[1], [place for place in known if place != match[1]])  # another option may have it
+        return InputError(match[1], "", f"a setting that there is{near}", "an unknown one")
     if match := re.match(r"(?:Ambiguous value for argument|Sweep parameters) '(.+)'", message):
         return InputError(match[1], "", "one value, or -m for a sweep over several", "several")
     cause = error.__cause__

@@ -146,6 +146,7 @@ class RunView(Display):
     _loading: int = 0
     _made: dict[str, dict[int, Rollout]] = field(default_factory=dict)
     _tried: Counter[SelfEdit] = field(default_factory=Counter)
+    _said: dict[SelfEdit, str] = field(default_factory=dict)
     _solved: Counter[SelfEdit] = field(default_factory=Counter)
     _batches: int = 0
     _loss: float = 0.0
@@ -235,11 +236,13 @@ class RunView(Display):
         if edit is None or rollout.reward is None:
             return
         self._tried[edit] += 1
+        # One in the paper's form asks for dozens of tools in a few words.
+        self._said[edit] = min((each for each in (one_line_edit(edit), rollout.completion) if each), key=len)
         self._solved[edit] += rollout.reward
         best = max(self._tried, key=lambda each: (self._solved[each], -self._tried[each]))
         if self._solved[best] and len(self._tried) > 1:
             solved = f"solved {self._solved[best]} of {self._tried[best]}"
-            self._below = f"Best self-edit so far, {solved}: {one_line_edit(best)}"
+            self._below = f"Best self-edit so far, {solved}: {printable(self._said[best])}"
 
     def generator(self, made: "Made") -> None:
         """Show that the pairs of one more group of a source are there."""

@@ -107,6 +107,18 @@ def test_on_a_terminal_loading_has_a_clock_and_the_best_self_edit_stands_below()
     assert shown(console).count("Best self-edit so far") > 2
 
 
+def test_the_best_self_edit_is_shown_as_it_was_written_where_that_is_shorter() -> None:
+    console = plain_console()
+    view = RunView(console, live=False)
+    made = [tried(sample, reward=1 - sample, completion='{"basic": true}') for sample in range(2)]
+    view.stage("roll-outs", 0, 2, made)
+    for each in made:
+        view.finished(each.model_copy(update={"finished_at": "x"}))
+        view.advance(solved=each.reward)
+    view.close()
+    assert 'Best self-edit so far, solved 1 of 1: {"basic": true}\n' in shown(console)
+
+
 def test_roll_outs_without_a_reward_have_no_best_self_edit() -> None:
     console = plain_console()
     view = RunView(console, live=False)

@@ -344,18 +344,18 @@ def _fields(rollout: Rollout) -> list[tuple[str, Any]]:
     return list(dict.fromkeys(_leaves(json.loads(text), "")))
 
 
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     match value:
-        case {"tool": str(name), **arguments}:
-            yield "tools", name
-            yield from (leaf for each in arguments.values() if isinstance(each, list) for leaf in _leaves(each, path))
+        case {"tool": str(tool), **arguments}:
+            yield "tools", tool
+            yield from (leaf for each in arguments.values() if isinstance(each, list) for leaf in _leaves(each, name))
         case dict():
             for key, each in value.items():
-                yield from _leaves(each, f"{path}.{key}".removeprefix("."))
+                yield from _leaves(each, key.replace("_", " "))
         case list():
-            yield from ((path, "none"),) if not value else (leaf for each in value for leaf in _leaves(each, path))
+            yield from ((name, "none"),) if not value else (leaf for each in value for leaf in _leaves(each, name))
         case _:
-            yield path, value
+            yield name, value
 
 
 def _grid(grid: Grid, solution: Grid | None = None) -> dict[str, Any]:

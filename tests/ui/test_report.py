@@ -179,7 +179,7 @@ def test_a_training_run_shows_its_rounds_and_choices(tmp_path: Path) -> None:
         "round 2",
         "held out, untrained",
         "What the policy chooses",
-        "training.max_examples",
+        "max examples",
         "Best tasks",
         "All 6 roll-outs",
     ):

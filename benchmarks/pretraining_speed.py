@@ -5,8 +5,8 @@
 Both are measured in turn in one process, so the share holds on a machine whose speed drifts. Batches are those of the
 real stream of the training sets' pairs (conf/pretrain.yaml's settings, without generated pairs), made beforehand. A
 token is counted as 6 x parameters of the layers (forward 2, backward 4) plus attention's 3 x 4 x layers x width x mean
-context, halved because it is causal; the optimisers, the head and padding are not counted. On a GPU the product is of
-bfloat16 matrices, as training's are there.
+context, halved because it is causal; the optimisers, the head and padding are not counted. On a GPU, and on a
+CPU with instructions for it, the product is of bfloat16 matrices, as training's are there.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from training_speed import finish, matmul_rate
 from arc_seal.arc.splits import pretraining_tasks, solved_pairs
 from arc_seal.files import conf_dir
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
-from arc_seal.models.model import Batch, pick_device
+from arc_seal.models.model import Batch, multiplies_bfloat16, pick_device
 from arc_seal.pretraining.loop import update
 from arc_seal.pretraining.optim import OptimizerSettings, make_optimizers
 from arc_seal.pretraining.pool import Pool
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     device = pick_device(arguments.device)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
     network = torch.nn.Module.to(GridForCausalLM(config_of(arguments.network)).train(), device)
     pools = [(Pool.from_pairs({entry[0].id: [*solved_pairs(entry)] for entry in pretraining_tasks()}), 1.0)]
     chunks = Chunks(pools, DataSettings(), arguments.batch_tokens, 0, write_self_edit)

@@ -14,7 +14,7 @@ COMMANDS = {
     "pretrain": "make the grid model",
     "report": "write a run as one HTML page",
     "runs": "list runs and compare two",
-    "contamination": "say what of a set of tasks was trained on",
+    "contamination": "say which tasks share something with sets that must stay unseen",
     "kaggle": "make an offline bundle for Kaggle",
 }
 

@@ -118,17 +118,41 @@ def command(
                 raise error
         return 0
     except (InputError, Diverged, FinetuningFailed, OSError) as error:
-        if isinstance(error, OSError):  # a place that cannot be read or written, a full disk
-            found = (error.strerror or str(error)).lower()
-            error = InputError(str(error.filename or name), "", "a place that can be read and written", found)
-        print("error:", error, file=sys.stderr)
-        return 2 if isinstance(error, InputError) else 1
+        said = _as_input_error(error, name)
+        print("error:", said, file=sys.stderr)
+        return 2 if isinstance(said, InputError) else 1
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def plain_command(name: str, usage: str, argv: Sequence[str], work: Callable[[Sequence[str]], int]) -> int:
+    """Run a command without configuration: what `work` returns, 2 and one line for bad input, 130 when interrupted."""
+    if {"-h", "--help"} & set(argv):
+        print(usage, end="")
+        return 0
+    if "--version" in argv:
+        print(f"arc-seal {__version__}")
+        return 0
+    try:
+        return work(argv)
+    except (InputError, OSError) as error:
+        print("error:", _as_input_error(error, name), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _as_input_error(error: Exception, name: str) -> Exception:
+    """What is said of an error: of a place that cannot be read or written, or a full disk, which one."""
+    if not isinstance(error, OSError):
+        return error
+    found = (error.strerror or str(error)).lower()
+    return InputError(str(error.filename or name), "", "a place that can be read and written", found)
 
 
 def rewrite(

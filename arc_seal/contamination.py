@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from arc_seal import __version__
+from arc_seal.cli import plain_command
 from arc_seal.errors import InputError, printable, suggestion
 
 if TYPE_CHECKING:
@@ -52,20 +52,7 @@ class _Arguments:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
-    if set(argv) & {"-h", "--help"}:
-        print(USAGE, end="")
-        return 0
-    if "--version" in argv:
-        print(f"arc-seal {__version__}")
-        return 0
-    try:
-        return _work(_parse(argv))
-    except InputError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return plain_command("contamination", USAGE, argv, lambda argv: _work(_parse(argv)))
 
 
 def _parse(argv: Sequence[str]) -> _Arguments:

@@ -18,8 +18,7 @@ Anything else that is raised is a programming error and is meant to be seen.
 
 import difflib
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 
 LONGEST_LINE = 300
@@ -110,24 +109,6 @@ class OutOfMemory(JobFailure):
     """The job asked for more memory than it was given."""
 
     status = Status.OUT_OF_MEMORY
-
-
-def exit_code(name: str, work: Callable[[], object]) -> int:
-    """Do the work of a command without settings: 0, or 2 and one line for bad input, or 130 when interrupted."""
-    try:
-        work()
-    except InputError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
-    except OSError as error:  # a place that cannot be read or written, a full disk
-        found = (error.strerror or str(error)).lower()
-        fault = InputError(str(error.filename or name), "", "a place that can be read and written", found)
-        print("error:", fault, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
 
 
 def one_line(error: BaseException) -> str:

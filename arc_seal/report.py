@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from arc_seal import __version__
-from arc_seal.errors import InputError, exit_code, suggestion
+from arc_seal.cli import plain_command
+from arc_seal.errors import InputError, suggestion
 
 USAGE = """\
 Write one HTML file about one or several runs, which any browser shows without a network: every task with its attempts,
@@ -27,16 +27,10 @@ Exit code: 0 when the report is written, 2 for bad input.
 
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
-    if {"-h", "--help"} & set(argv):
-        print(USAGE, end="")
-        return 0
-    if "--version" in argv:
-        print(f"arc-seal {__version__}")
-        return 0
-    return exit_code("report", lambda: _work(argv))
+    return plain_command("report", USAGE, argv, _work)
 
 
-def _work(argv: Sequence[str]) -> None:
+def _work(argv: Sequence[str]) -> int:
     folders, out = _arguments(argv)
     from arc_seal.arc.task import write_json
     from arc_seal.ui.report import make_report
@@ -45,6 +39,7 @@ def _work(argv: Sequence[str]) -> None:
     runs, target = [read_folder(folder) for folder in folders], out or folders[0] / "report.html"
     write_json(target, make_report(runs))
     print(f"Written to {target}")
+    return 0
 
 
 def _arguments(argv: Sequence[str]) -> tuple[list[Path], Path | None]:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arc_seal import __version__
-from arc_seal.errors import InputError, exit_code, printable, suggestion
+from arc_seal.cli import plain_command
+from arc_seal.errors import InputError, printable, suggestion
 
 if TYPE_CHECKING:
     from arc_seal.ui.run_folder import RunFolder
@@ -31,16 +31,10 @@ Exit code: 0 when it is shown, 2 for bad input.
 
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
-    if {"-h", "--help"} & set(argv):
-        print(USAGE, end="")
-        return 0
-    if "--version" in argv:
-        print(f"arc-seal {__version__}")
-        return 0
-    return exit_code("runs", lambda: _work(argv))
+    return plain_command("runs", USAGE, argv, _work)
 
 
-def _work(argv: Sequence[str]) -> None:
+def _work(argv: Sequence[str]) -> int:
     match argv:
         case ["list"]:
             _list(Path("runs"))
@@ -55,6 +49,7 @@ def _work(argv: Sequence[str]) -> None:
             raise InputError(name, "", f"list or compare{suggestion(name, ('list', 'compare'))}", "another command")
         case _:
             raise InputError("arguments", "", "list or compare (or --help)", "none")
+    return 0
 
 
 def _list(folder: Path) -> None:

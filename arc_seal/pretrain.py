@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from arc_seal.config import Composed
 
 USAGE = """\
-Pretrain the grid model on RE-ARC's generators and ARC's training sets, without anything that is measured on.
+Pretrain the grid model on ARC's training sets and on sources of rules such as RE-ARC's generators, without anything
+that is measured on.
 
 Usage: python -m arc_seal.pretrain [NAME=VALUE...]
 

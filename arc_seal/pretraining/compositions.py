@@ -6,7 +6,6 @@ left half of A(x) as output, and `enlarged+A` shows x enlarged. Of all that can 
 
 import hashlib
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from random import Random
 from typing import Any, TypeAlias
 
@@ -17,28 +16,13 @@ from arc_seal.arc.grid import SYMMETRIES, Grid, apply
 from arc_seal.arc.task import Demonstration
 from arc_seal.errors import GridError
 from arc_seal.pretraining import re_arc
-from arc_seal.pretraining.re_arc import PairLimits
+from arc_seal.pretraining.re_arc import FOREIGN_CPU_S, SLOW, PairLimits, solved_by
 
 LICENCE = re_arc.LICENCE
 WHERE = f"{re_arc.WHERE}; verifiers composed with generators"
 
 FORMAT = 1
 """Raised when the same seed would make other pairs."""
-
-CPU_S = 0.5
-"""Most processor seconds of a verifier on a foreign grid; nearly all need under 0.05, so hardly a rule hangs on it.
-
-Which rules a group has could only change with the machine's speed where a verifier needs just about as long.
-"""
-
-SLOW = frozenset((
-    "1b60fb0c", "1f0c79e5", "22eb0ac0", "29c11459", "36d67576", "36fdfd69", "3eda0437", "447fd412", "681b3aeb",
-    "6aa20dc0", "7df24a62", "8d510a79", "8efcae92", "91413438", "97999447", "af902bf9", "bbc9ae5d", "c3e719e8",
-    "c3f564a4", "caa06a1f", "d22278a0", "db3e9e38", "ddf7fa4f", "feca6190",
-))  # fmt: skip
-"""Tasks whose verifiers needed over 0.05 s, some over 3 s, on one of 40 generators' outputs: they compose with none."""
-
-LIMITS = PairLimits()
 
 Change: TypeAlias = Callable[[NDArray[np.uint8]], NDArray[Any]]
 """Of the colours of a grid, [height, width], to another array; one that is no grid counts as a failure."""
@@ -63,17 +47,18 @@ def groups(count: int) -> list[str]:
 def make(group: str, seed: int, pairs: int) -> dict[str, list[Demonstration]]:
     """Distinct rules from one generator, others tried in random order until the group has as many as it names.
 
-    No rule of ARC's training tasks is among them: one whose outputs some verifier gives for the same inputs is left
-    out, so that a task that must not be trained on does not come back as a composition.
+    One whose outputs some task's verifier gives for the same inputs, as they stand, is left out, so that a task that
+    must not be trained on does not come back as a composition. Only slow verifiers of other tasks are not asked.
     """
     task_id, share = group.rsplit("-", 1)
     given = re_arc.make(task_id, seed, pairs)[task_id]
     made: dict[str, list[Demonstration]] = {}
+    asked = sorted(re_arc.rules().keys() - (SLOW & set(re_arc.groups())))
     for name, candidate in _candidates(task_id, given, Random(f"{seed}/{task_id}")):
         if len(made) == int(share):
             break
         kept = _kept(given, candidate)
-        if kept and not any(_agree(kept, other) for other in made.values()) and not _is_known(kept):
+        if kept and not any(_agree(kept, other) for other in made.values()) and not solved_by(asked, kept):
             made[name] = kept
     return made
 
@@ -103,7 +88,7 @@ def _changed(pair: Demonstration, step: Step, first: bool) -> Demonstration | No
     if new is None or new == old:
         return None
     made = Demonstration(new, pair.output) if first else Demonstration(pair.input, new)
-    too_large = len(made.input.cells) + len(made.output.cells) > LIMITS.max_cells
+    too_large = len(made.input.cells) + len(made.output.cells) > PairLimits().max_cells
     plain = any(len(set(grid.cells)) == 1 for grid in (made.input, made.output))
     return None if too_large or plain or made.input == made.output else made
 
@@ -130,19 +115,8 @@ def _agree(pairs: list[Demonstration], others: list[Demonstration]) -> bool:
     return bool(common) and all(outputs[pair.input] == pair.output for pair in common)
 
 
-def _is_known(pairs: list[Demonstration]) -> bool:
-    """Whether some task's verifier gives every output: a quick one, or one of a task that is never trained on."""
-    asked = re_arc.rules().keys() - (SLOW & set(re_arc.groups()))
-    return any(all(_solved(task_id, pair.input) == pair.output for pair in pairs) for task_id in asked)
-
-
 def _by_verifier(task_id: str) -> Step:
-    return lambda grid: re_arc.solve(task_id, grid, CPU_S)
-
-
-@lru_cache(maxsize=10_000)
-def _solved(task_id: str, shown: Grid) -> Grid | None:
-    return re_arc.solve(task_id, shown, CPU_S)
+    return lambda grid: re_arc.solve(task_id, grid, FOREIGN_CPU_S)
 
 
 def _by_change(change: Change) -> Step:

@@ -210,7 +210,7 @@ def source_pool(
     `workers` processes, None for one a processor. `report` is called for every group; not at all when the cache has the
     whole pool. An InputError when the cache cannot be written, or a process died making pairs.
     """
-    made_by = digest(source.version, FORMAT, seed, pairs, sorted(untrained().ids) if gated else None)
+    made_by = digest(source.version, gate_version() if gated else FORMAT, seed, pairs)
     folder = cache_root() / f"{source.name}-{made_by}"
     files = {group: folder / f"{group}.npz" for group in sorted(set(source.groups))}
     whole = folder / f"pool-{digest(list(files))}.npz"
@@ -225,6 +225,11 @@ def source_pool(
             found = error.strerror or str(error)
             raise InputError(str(folder), "", "a cache folder that can be written ($ARC_SEAL_CACHE)", found) from error
     return Pool.load(whole)
+
+
+def gate_version() -> str:
+    """What changes when the gate would let other pairs through."""
+    return digest(FORMAT, FEWEST_PAIRS, sorted(untrained().ids))
 
 
 def gate(rules: Mapping[str, Sequence[Demonstration]]) -> Pool:

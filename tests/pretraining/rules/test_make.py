@@ -6,9 +6,13 @@ from random import Random
 import numpy as np
 import pytest
 
+from arc_seal.pretraining import re_arc
 from arc_seal.pretraining.re_arc import PairLimits
 from arc_seal.pretraining.rules import make
 from arc_seal.pretraining.rules.catalogue import SCENES, SPARE, TRANSFORMATIONS, USED, Style, Unfit, parameters
+from tests.pretraining.builders import needs_re_arc
+
+pytestmark = needs_re_arc
 
 PAIRS = 6
 
@@ -36,6 +40,19 @@ def test_a_group_is_made_by_its_arguments_alone(made: dict[str, list[make.Demons
     assert make.make("rules-0007", 1, PAIRS) != made
 
 
+def test_a_rule_of_a_task_that_must_not_be_trained_on_is_left_out(
+    made: dict[str, list[make.Demonstration]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the tasks left out has its verifier, so no rule that is there may be solved by one, as some would be."""
+    assert {"68b16354", "67e8384a", "7f4411dc"} <= set(make._asked())  # of dev, SEAL's twelve and `policy`
+    asked = make._asked()
+    assert not any(re_arc.solved_by(asked, pairs) for pairs in made.values())
+    monkeypatch.setattr(make, "_asked", lambda: ())
+    monkeypatch.setattr(make, "RULES", 50)
+    everything = make.make("rules-0007", 0, PAIRS)
+    assert any(re_arc.solved_by(asked, pairs) for pairs in everything.values())
+
+
 def test_nearly_every_rule_of_a_group_is_there(made: dict[str, list[make.Demonstration]]) -> None:
     assert 0.85 * make.RULES <= len(made) <= make.RULES
 
@@ -53,7 +70,7 @@ def test_groups_have_room_for_the_rules_asked_for() -> None:
     assert make.groups(0) == []
     assert make.groups(make.RULES) == ["rules-0000"]
     assert len(make.groups(make.RULES + 1)) == 2
-    assert make.version() == str(make.FORMAT)
+    assert make.version().startswith(f"form {make.FORMAT}, reasoning-gym ")
 
 
 def test_there_are_enough_of_both() -> None:

@@ -138,7 +138,12 @@ def plain_command(name: str, usage: str, argv: Sequence[str], work: Callable[[Se
         print(f"arc-seal {__version__}")
         return 0
     try:
-        return work(argv)
+        code = work(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (InputError, OSError) as error:
         print("error:", _as_input_error(error, name), file=sys.stderr)
         return 2

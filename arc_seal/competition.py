@@ -81,9 +81,16 @@ def machine() -> tuple[list[str], list[str]]:
     except (OSError, subprocess.SubprocessError, ValueError):
         capabilities = []
     if not capabilities:
-        return [""] * (os.cpu_count() or 1), []
+        return [""] * _cores(), []
     slow = min(capabilities) < 8  # before Ampere bfloat16 is emulated
-    return [str(number) for number in range(len(capabilities))], ["model.dtype=float32"] if slow else []
+    allowed = [each for each in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if each]
+    devices = allowed or [str(number) for number in range(len(capabilities))]
+    return devices, ["model.dtype=float32"] if slow else []
+
+
+def _cores() -> int:
+    """Cores that this process may use, as far as the system says."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def deal(tasks: Mapping[str, Any], processes: int) -> list[list[str]]:
@@ -104,7 +111,7 @@ def _solve_once(
     place.mkdir()
     parts = deal(tasks, len(devices))
     limit = f"executor.timeout_s={task_seconds(ends - time.monotonic(), len(parts[0])):.1f}"
-    threads = str(max(1, (os.cpu_count() or 1) // len(parts)))
+    threads = str(max(1, _cores() // len(parts)))
     processes = []
     for number, (ids, device) in enumerate(zip(parts, devices, strict=False)):
         file = place / f"{number}_challenges.json"
@@ -118,6 +125,8 @@ def _solve_once(
                 found, left = f"{len(answers.found)}/{len(answers.tasks)}", (ends - time.monotonic()) / 60
                 print(f"{place.name}: {found} tasks answered, {left:.0f} minutes left", flush=True)
     finally:
+        for process in processes:
+            process.end()
         for process in processes:
             process.stop()
         answers.collect()
@@ -157,10 +166,14 @@ class _Process:
         self.starts += 1
         return True
 
-    def stop(self) -> None:
-        """End it where it still runs."""
+    def end(self) -> None:
+        """Ask it to end, which it does by itself."""
         if self.running is not None and self.running.poll() is None:
             self.running.terminate()
+
+    def stop(self) -> None:
+        """Wait until it has ended, but not for long."""
+        if self.running is not None and self.running.poll() is None:
             try:
                 self.running.wait(STOP_S)
             except subprocess.TimeoutExpired:

@@ -69,8 +69,9 @@ solve_competition(challenges, submission, SECONDS - (time.monotonic() - BEGAN), 
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
     own, solves = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    bare = [each for each in own if "=" not in each and not each.startswith("-")]
-    given = [f"folder={quote(each)}" if each in bare[:1] else each for each in own]
+    given = [*own]
+    if own and "=" not in own[0] and not own[0].startswith("-"):
+        given[0] = f"folder={quote(own[0])}"
     given += [f"settings=[{','.join(map(quote, solves))}]"] if solves else []
     return command("kaggle", USAGE, given, _work, interrupted="interrupted; nothing was kept")
 
@@ -78,9 +79,13 @@ def main(argv: Sequence[str]) -> int:
 def _work(jobs: "list[Composed]") -> int:
     from arc_seal.config import KaggleConfig, SolveConfig, compose, read_config
 
+    if len(jobs) > 1:
+        raise InputError("-m", "", "one bundle", f"{len(jobs)}")
     config = read_config(jobs[0].values, KaggleConfig)
     for job in compose("solve", rewrite(["a_task", *config.settings]).overrides, sweep=False):
-        read_config(job.values, SolveConfig).check()  # before anything is uploaded
+        solving = read_config(job.values, SolveConfig)  # before anything is uploaded
+        if not str(solving.policy or "").startswith("/kaggle/"):  # what is there alone cannot be looked at here
+            solving.check()
     make_bundle(config)
     wheels = list(Path(config.folder, "dataset").glob("*.whl"))
     size_mb = sum(each.stat().st_size for each in wheels) / 1e6

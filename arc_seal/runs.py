@@ -81,7 +81,7 @@ def _cells(run: "RunFolder") -> tuple[str, ...]:
     from datetime import datetime
 
     from arc_seal.ui.progress import duration
-    from arc_seal.ui.run_folder import marks
+    from arc_seal.ui.run_folder import last_change, marks
 
     found = marks(run)
     last = list(found)[-1] if found else None  # a training run's last round
@@ -96,7 +96,7 @@ def _cells(run: "RunFolder") -> tuple[str, ...]:
     ]
     models = {each.solved.model for each in run.kept} | {each.model for each in run.rollouts}
     models |= {str(run.table["run"].get("model", "-"))} if run.table else set()
-    changed = datetime.fromtimestamp(run.place.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
+    changed = datetime.fromtimestamp(last_change(run.place)).strftime("%Y-%m-%d %H:%M")
     time = duration(sum(seconds)) if seconds else "-"
     return run.kind, changed, ", ".join(sorted(models)) or "-", str(len(tasks)), solved, time
 

@@ -217,13 +217,20 @@ class _Session:
             replace(job, folder=place, values={**job.values, "resume": str(place), "save_svg": None})
             for job, place in ((job, self.place(job.folder)) for job in sent.values())
         ]
-        errors = dict(zip(sent, launch("solve", alone, self.kept), strict=True))
+        returned: Sequence[Exception | None]
+        try:
+            returned = launch("solve", alone, self.kept)
+        except InputError as lost:  # one job is, which says nothing of the others
+            returned = [lost] * len(sent)
+        errors = dict(zip(sent, returned, strict=True))
         for item in items:
-            error = errors[item.job]
-            if error is not None and not isinstance(error, InputError):
-                raise error
-            nothing = Run(item.entry[0].id, item.config.seed, self.place(item.folder), None, error)
+            error, name = errors[item.job], item.entry[0].id
+            if not isinstance(error, InputError):
+                error = InputError(name, "", "a result", f"none: see {OUTPUT} in its folder")
+            nothing = Run(name, item.config.seed, self.place(item.folder), None, error)
             self.keep({item.number: self.known(item) or nothing})
+        if fault := next((each for each in returned if each is not None and not isinstance(each, InputError)), None):
+            raise fault
 
 
 def can_be_written(path: Path) -> bool:

@@ -90,7 +90,7 @@ def _train(job: "Composed", argv: Sequence[str]) -> None:
         ledger.export(job.folder / "rollouts.jsonl")
     for line in closing(rounds, len(policies)):
         view.note(line)
-    view.end(job.folder, *(("evaluate", *to_evaluate(argv, config.seed)) if policies else ()))
+    view.end(job.folder, *(("evaluate", *to_evaluate(argv or job.overrides, config.seed)) if policies else ()))
 
 
 def facts(config: "TrainConfig", tasks: int, workers: int) -> dict[str, str]:
@@ -110,7 +110,7 @@ def facts(config: "TrainConfig", tasks: int, workers: int) -> dict[str, str]:
 
 def to_evaluate(argv: Sequence[str], seed: int) -> list[str]:
     """The arguments with which `evaluate` measures what these have trained."""
-    left_out = ("seed=", "restem.", "data.train=", "hydra.", "hydra/")
+    left_out = ("seed=", "restem.", "hydra.", "hydra/")
     kept = [each for each in argv if each not in ("-m", "--multirun") and not each.startswith(left_out)]
     return [*kept, *([f"seeds=[{seed}]"] if seed else [])]
 

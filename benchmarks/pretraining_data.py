@@ -6,11 +6,12 @@
 Each pair of a dev task is last in a context of all of its pairs once, under `CHANGES` drawn symmetries and colours that
 are the same for all weights; contexts of more than `MAX_TOKENS` are left out. OUT has a line for each weights and task:
 mean loss of the last output in nats a token, and shares of its tokens and of outputs that are right. The table compares
-each name with the first one: differences are paired by task and seed, intervals a bootstrap over tasks.
+each name with the first one: differences are paired by task, over all its seeds; intervals a bootstrap over tasks.
 """
 
 import argparse
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +42,7 @@ def main() -> None:
     parser.add_argument("--show", action="store_true", help="print the table alone")
     arguments = parser.parse_args()
     for named in arguments.weights:
-        name, _, folder = named.partition("=")
-        run, _, seed = name.rpartition("-s")
+        run, seed, folder = re.fullmatch(r"(.+)-s(\d+)=(.+)", named).groups()  # type: ignore[union-attr]
         network: Any = read_network(folder, resolve(folder), torch.float32).eval()
         with arguments.out.open("a") as out:
             for entry in load_tasks("arcagi1/dev"):
@@ -51,7 +51,8 @@ def main() -> None:
                     row = {"loss": score.loss, "accuracy": score.accuracy, "exact": score.exact}
                     rounded = {key: round(value, 5) for key, value in row.items()}
                     out.write(json.dumps({"run": run, "seed": int(seed), "task": entry[0].id, **rounded}) + "\n")
-    print(table([json.loads(line) for line in arguments.out.read_text().splitlines()]))
+    rows = [json.loads(line) for line in arguments.out.read_text().splitlines()]
+    print(table(list({(row["run"], row["seed"], row["task"]): row for row in rows}.values())))  # the last one counts
 
 
 def contexts_of(entry: Entry) -> Iterator[Encoded]:

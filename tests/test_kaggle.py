@@ -105,6 +105,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     assert [each.name for each in tmp_path.iterdir()] == ["there"]
 
 
+def test_a_policy_that_is_on_kaggle_alone_is_not_looked_for_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    monkeypatch.setattr(kaggle, "make_bundle", made.append)
+    argv = [str(tmp_path / "bundle"), "user=me", "--", "self_edit=default"]
+    assert kaggle.main([*argv, "policy=/kaggle/input/mine"]) == 0 and len(made) == 1
+    assert kaggle.main([*argv, f"policy={tmp_path / 'mine'}"]) == 2 and len(made) == 1
+
+
 def test_a_bundle_without_its_wheels_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,8 @@
 """Runs listed, and two of them compared."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,26 @@ def test_runs_are_listed_once_and_a_broken_one_too(kept: Path, capsys: pytest.Ca
     assert " sweep " in found["before"] and "1/3" in found["before"] and "3/3" in found["after"]
     assert "7/9 in SEAL" in found["restem/seal-evaluation"]
     assert "1/3 in round 2" in found["restem/seal-seed0"]
+
+
+def test_to_look_at_runs_does_not_make_them_new(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in ("before", "after", "restem/seal-seed0", "restem/seal-evaluation"):
+        for file in (kept / folder).rglob("*"):
+            os.utime(file, (0, 86400 * (1 + len(folder))))
+    for _ in range(2):
+        assert main(["list", str(kept)]) == 0
+        (kept / "before" / "report.html").write_text("")
+        assert capsys.readouterr().out.count(" 1970-01-") == 4
+    assert [folder.name for folder in run_folders(kept)] == ["seal-evaluation", "seal-seed0", "before", "after"]
+
+
+def test_who_has_read_enough_is_no_error(kept: Path) -> None:
+    argv = [sys.executable, "-m", "arc_seal.runs", "list", str(kept)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_two_runs_are_compared_on_the_tasks_they_share(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -290,5 +290,5 @@ def test_the_command_that_measures_what_was_trained_keeps_what_they_have_in_comm
         "model=smollm2",
         "hydra.run.dir=x",
     ]
-    assert to_evaluate(argv, 3) == ["-cd", "mine", "name=a", "model=smollm2", "seeds=[3]"]
+    assert to_evaluate(argv, 3) == ["-cd", "mine", "name=a", "data.train=[x]", "model=smollm2", "seeds=[3]"]
     assert to_evaluate(["experiment=seal_arc"], 0) == ["experiment=seal_arc"]

@@ -76,21 +76,21 @@ class Display:
 
     def redraw(self, line: str, due: bool | None = None) -> None:
         """Show the line as it is now; where it cannot be redrawn, print it if it is due, by the clock unless said."""
-        text = Text(printable(line))
-        self._line = line
-        if self.live:
-            if self._drawn is None:
-                self._drawn = Live(
-                    get_renderable=self._moving,
-                    console=self.console,
-                    transient=True,
-                    refresh_per_second=1 / SHOWN_STEP_S,
-                )
-                self._drawn.start()
-            self._drawn.refresh()
-        elif due or (due is None and self.clock() - self._printed_s >= LINE_EVERY_S):
-            self._printed_step, self._printed_s = self._step, self.clock()
-            self.console.print(text, soft_wrap=True)
+        with self._lock:  # several roll-outs of a task are told of by several threads
+            self._line = line
+            if self.live:
+                if self._drawn is None:
+                    self._drawn = Live(
+                        get_renderable=self._moving,
+                        console=self.console,
+                        transient=True,
+                        refresh_per_second=1 / SHOWN_STEP_S,
+                    )
+                    self._drawn.start()
+                self._drawn.refresh()
+            elif due or (due is None and self.clock() - self._printed_s >= LINE_EVERY_S):
+                self._printed_step, self._printed_s = self._step, self.clock()
+                self.console.print(Text(printable(line)), soft_wrap=True)
 
     def _moving(self) -> RenderableType:
         """The line as it is at this moment, and what stands below it."""

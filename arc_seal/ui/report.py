@@ -348,7 +348,8 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     match value:
         case {"tool": str(tool), **arguments}:
             yield "tools", tool
-            yield from (leaf for each in arguments.values() if isinstance(each, list) for leaf in _leaves(each, name))
+            steps = (step for each in arguments.values() if isinstance(each, list) for step in each)
+            yield from (leaf for step in steps if isinstance(step, dict) for leaf in _leaves(step, name))
         case dict():
             for key, each in value.items():
                 yield from _leaves(each, key.replace("_", " "))

@@ -203,8 +203,16 @@ def run_folders(path: Path) -> list[Path]:
         if any((folder / name).is_file() for name in _READERS):
             found.append(folder)
         elif folder.is_dir():
-            waiting += [each for each in folder.iterdir() if each.is_dir() and not each.is_symlink()]
-    return sorted(found, key=lambda each: -each.stat().st_mtime)
+            with suppress(OSError):  # what cannot be looked into, or is gone by now
+                waiting += [each for each in folder.iterdir() if each.is_dir() and not each.is_symlink()]
+    return sorted(found, key=last_change, reverse=True)
+
+
+def last_change(folder: Path) -> float:
+    """When a run's own files last changed, in seconds since 1970; looking at a ledger leaves files beside it, too."""
+    files = [folder / name for name in _READERS if (folder / name).is_file()]
+    logs = [log for file in files if (log := file.with_name(f"{file.name}-wal")).is_file() and log.stat().st_size]
+    return max(each.stat().st_mtime for each in (*files, *logs))
 
 
 def marks(run: RunFolder) -> Marks:

@@ -23,7 +23,7 @@ from arc_seal.outer_loop import table as tables
 from arc_seal.outer_loop.restem import RUN
 from arc_seal.outer_loop.rollout import Rollout, utc_now
 from arc_seal.outer_loop.statistics import bootstrap_over_tasks, wilson
-from arc_seal.ui.grids import differing_cells, size
+from arc_seal.ui.grids import PALETTES, differing_cells, size
 from arc_seal.ui.progress import duration
 from arc_seal.ui.run_folder import RunFolder, changed, compare, marks
 
@@ -123,6 +123,7 @@ def make_report(runs: Sequence[RunFolder]) -> str:
         version=__version__,
         made_at=utc_now()[:16].replace("T", " "),
         grid=_grid,
+        palette=PALETTES["arc"],
         verdict=_verdict,
         curve=_curve,
         votes=_votes,

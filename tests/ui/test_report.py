@@ -1,5 +1,6 @@
 """The report in a browser: what is in it, that nothing foreign acts in it, and, with Chromium, how it works."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.restem import LEDGER
 from arc_seal.outer_loop.table import to_json
 from arc_seal.report import main
+from arc_seal.ui.grids import PALETTES
 from arc_seal.ui.report import make_report
 from arc_seal.ui.run_folder import Run, read_folder, write_run, write_sweep
 from tests.outer_loop.ledger_builders import policy, rollout
@@ -116,6 +118,11 @@ def test_a_sweep_has_every_task_and_what_came_of_it(tmp_path: Path) -> None:
     assert "4 6 8\n6 3 0\n4 6 8" in page.text  # a grid's digits, for who does not see it
     assert "rotate(quarter_turns=1)" in page.text and "smollm2, untrained" in page.text
     assert len(page.all("polyline", "points")) == 5
+
+
+def test_cells_have_the_colours_of_the_terminal(tmp_path: Path) -> None:
+    text = make_report([read_folder(sweep(tmp_path, [("aa", 0, [RIGHT], 1)]))])
+    assert f"const COLOURS = {json.dumps([list(each) for each in PALETTES['arc']])};" in text
 
 
 def test_cells_that_differ_are_marked(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ the output of an input."""
 
 @dataclass(frozen=True, slots=True)
 class PairLimits:
-    """What a pair may be and cost."""
+    """What a pair of any source may be and cost. A change raises the FORMAT of every source."""
 
     max_cells: int = 450  # most cells of input and output together
     # Range of the greatest difficulty of a pair's first attempt: sizes, colours and so on vary from the least, 0, to 1.

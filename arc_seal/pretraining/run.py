@@ -64,7 +64,9 @@ class PretrainConfig(Settings):
     def identity(self) -> dict[str, Any]:
         """What a run keeps from beginning to end: settings by their paths, and what else its stream depends on."""
         kept: dict[str, Any] = {"run.batch_tokens": self.run.batch_tokens}
-        for name, value in self.model_dump(include={"seed", "weights", "network", "data", "optimizer"}).items():
+        settings = {"seed", "weights", "network", "data", "optimizer"}
+        elsewhere = {"data": {"arc_gen"}}  # the clone may have moved; the version below says what is in it
+        for name, value in self.model_dump(include=settings, exclude=elsewhere).items():
             kept |= {f"{name}.{key}": value[key] for key in value} if isinstance(value, dict) else {name: value}
         kept["content of tools/"] = digest({file.name: file.read_text() for file in sorted(tools_dir().glob("*.py"))})
         kept["data.shares"] = self.data.with_share
@@ -72,7 +74,7 @@ class PretrainConfig(Settings):
         for name in self.data.with_share:
             if name != "tasks":
                 kept[f"version of {name}"] = find_source(name, self.data).version
-        return {name: value for name, value in kept.items() if name != "data.arc_gen"}  # wherever the clone is now
+        return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +112,11 @@ def run(
         "dev generators": pool_contexts(made, pairs=4, each=3, max_tokens=data.max_tokens, seed=config.seed),
     }
     unseen = {name: contexts for name, contexts in unseen.items() if contexts}
+    origin = provenance(sources, config.model_dump(), 0, before)
     weights, replaced = folder / "weights", folder / "weights.old"
 
     def put(clock: Clock) -> None:
-        export(model, weights, provenance(sources, config.model_dump(), clock.tokens, before))
+        export(model, weights, origin.model_copy(update={"tokens": clock.tokens}))
 
     def keep(progress: PretrainingProgress) -> None:
         if progress.scores:
@@ -138,11 +141,11 @@ def first_folder(weights: str | None) -> Path | None:
 def first_weights(weights: str | None, network: GridConfig) -> GridForCausalLM:
     """The network to begin with, in float32: random weights, or a folder's; an InputError when they do not fit it."""
     folder = first_folder(weights)
-    if weights is None or folder is None:
+    if folder is None:
         return GridForCausalLM(network)
     if not folder.is_dir():
         raise InputError("configuration", "weights", "shipped, or a folder with weights of a grid model", repr(weights))
-    model = read_network(weights, resolve(str(folder)), torch.float32)
+    model = read_network(str(weights), resolve(str(folder)), torch.float32)
     if not isinstance(model, GridForCausalLM):
         raise InputError("configuration", "weights", "weights of a grid model", f"of {model.config.model_type}")
     for name in (

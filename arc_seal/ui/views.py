@@ -174,7 +174,7 @@ class RunView(Display):
         with self._lock:
             self.begin_stage(name, done)
             self._total, self._loading, self._made = total, 0, {}
-            for tallied in (self._counts, self._tried, self._solved):
+            for tallied in (self._counts, self._tried, self._solved, self._said):
                 tallied.clear()
             for rollout in rollouts:
                 self._made.setdefault(rollout.task, {})[rollout.sample] = rollout

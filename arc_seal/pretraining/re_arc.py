@@ -4,6 +4,7 @@ A task's generator draws pairs by its rule, and its verifier, written apart, sol
 hundred fails that. The package reasoning-gym made them deterministic: all draws come from the `random.Random` given.
 """
 
+import gc
 import importlib
 import importlib.metadata
 import importlib.util
@@ -186,15 +187,19 @@ def within(cpu_s: float, function: Callable[..., Any], *arguments: Any) -> Any:
 
     timed = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGVTALRM, end) if timed else None
+    collects = gc.isenabled()
+    gc.disable()  # what is raised in a collector's callback is lost, and with it the limit
     try:
         if timed:
-            signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s)
+            signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s, cpu_s)  # again, where the first one was lost
         return function(*arguments)
     except Failed:
         raise
     except Exception as error:
         raise Failed("raised an error") from error
     finally:
+        if collects:
+            gc.enable()
         if timed:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
             signal.signal(signal.SIGVTALRM, before)

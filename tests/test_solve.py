@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -152,7 +151,6 @@ def test_an_interrupt_ends_in_one_line(tmp_path: Path) -> None:
         for line in process.stdout:
             if line.startswith("Self-edit"):
                 break
-        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait(timeout=30) == 130

@@ -5,8 +5,9 @@
 All are measured in turn in one process, so shares and ratios hold on a machine whose speed drifts. A training token is
 counted as 4 x non-embedding parameters (forward 2, backward through frozen weights 2; LoRA's own work is not counted,
 so a larger share can not be had by a larger adapter) plus attention's 2 x 4 x layers x width x mean context, halved
-because it is causal. `peft` is the same training with peft's own forward pass, which never folds an adapter into the
-weights (`inner_loop/lora.py`).
+because it is causal. Where the CPU has instructions for bfloat16, the training and the product that it is counted
+against use them, and `of_float32` says what that gains. `of_peft` is against the same training with peft's own forward
+pass, which never folds an adapter into the weights (`inner_loop/lora.py`).
 """
 
 import argparse
@@ -21,11 +22,11 @@ from peft.tuners.lora import Linear
 
 from arc_seal.arc.grid import COLOURS, Grid
 from arc_seal.arc.task import Demonstration
-from arc_seal.inner_loop.job import TrainingSettings
+from arc_seal.inner_loop.job import Precision, TrainingSettings
 from arc_seal.inner_loop.lora import MergingLinear, with_fresh_adapter
 from arc_seal.inner_loop.train import train
 from arc_seal.models.grid_codec import GridCodec
-from arc_seal.models.model import Model, load
+from arc_seal.models.model import Model, load, multiplies_bfloat16
 from arc_seal.models.prompt import Encoded, demonstrations_prompt
 from arc_seal.models.weights import ChatSource, GridSource
 from arc_seal.self_edit.edit import Training
@@ -55,25 +56,28 @@ def main() -> None:
     for tokens in LENGTHS:
         trials = [
             (
-                matmul_rate(model.network.dtype),
+                matmul_rate(torch.bfloat16 if multiplies_bfloat16(model.network.device) else model.network.dtype),
                 training_rate(model, tokens, arguments.batch_size, arguments.rank),
                 training_rate(model, tokens, arguments.batch_size, arguments.rank, folding=False),
+                training_rate(model, tokens, arguments.batch_size, arguments.rank, precision="float32"),
             )
             for _ in range(arguments.repeats)
         ]
-        shares = [flops_per_token(model, tokens) * rate / matmul for matmul, rate, _ in trials]
-        ratios = [rate / peft for _, rate, peft in trials]
+        shares = [flops_per_token(model, tokens) * rate / matmul for matmul, rate, *_ in trials]
+        ratios = [rate / peft for _, rate, peft, _ in trials]
+        gains = [rate / float32 for _, rate, _, float32 in trials]
         rows.append(
             {
                 "context": tokens,
-                "tokens_per_s": round(statistics.median(rate for _, rate, _ in trials), 1),
-                "matmul_gflops": round(statistics.median(matmul for matmul, _, _ in trials) / 1e9, 1),
+                "tokens_per_s": round(statistics.median(rate for _, rate, *_ in trials), 1),
+                "matmul_gflops": round(statistics.median(matmul for matmul, *_ in trials) / 1e9, 1),
                 "share": round(statistics.median(shares), 3),
                 "share_min": round(min(shares), 3),
                 "share_max": round(max(shares), 3),
                 "of_peft": round(statistics.median(ratios), 2),
                 "of_peft_min": round(min(ratios), 2),
                 "of_peft_max": round(max(ratios), 2),
+                "of_float32": round(statistics.median(gains), 2),
             }
         )
         print(json.dumps(rows[-1]), flush=True)
@@ -101,7 +105,9 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def training_rate(model: Model, tokens: int, batch_size: int, rank: int, folding: bool = True) -> float:
+def training_rate(
+    model: Model, tokens: int, batch_size: int, rank: int, folding: bool = True, precision: Precision = "auto"
+) -> float:
     """Training tokens a second on contexts of one length, about half of them targets; the first update aside."""
     rng = np.random.default_rng(0)
     context = of_grids if isinstance(model.codec, GridCodec) else of_cells
@@ -123,6 +129,7 @@ def training_rate(model: Model, tokens: int, batch_size: int, rank: int, folding
             max_tokens=10**9,
             seed=0,
             report=lambda progress: times.append(time.perf_counter()),
+            precision=precision,
         )
     return sum(len(each.ids) for each in examples[batch_size:]) / (times[-1] - times[0])
 

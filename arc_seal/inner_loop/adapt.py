@@ -111,8 +111,10 @@ def _adapted(
                 rank, alpha = edit.training.lora_rank, training.lora_alpha or float(edit.training.lora_rank)
                 stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, training.lora_modules, kept))
             examples, skipped = _training_set(job, edit, toolbox, model)
-            most = job.max_training_tokens
-            record = train(model, examples, edit.training, training, job.seed, report, skipped=skipped, max_tokens=most)
+            record = train(
+                model, examples, edit.training, training, job.seed, report,
+                skipped=skipped, max_tokens=job.max_training_tokens, precision=training.precision,
+            )  # fmt: skip
             seconds["train"] += time.monotonic() - start
         start = time.monotonic()
         with merged(model.network):

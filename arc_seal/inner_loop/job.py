@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+Precision = Literal["auto", "float32"]
+
 Stage = Literal["load", "write", "train", "predict", "examine", "finetune"]
 
 
@@ -52,6 +54,7 @@ class TrainingSettings(Settings):
     max_gradient_norm: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=4096, ge=1)
     token_budget: int | None = Field(default=None, ge=1)
+    precision: Precision = "auto"
 
 
 class DecodeSettings(Settings):

@@ -122,7 +122,7 @@ class MergingLinear(Linear):
         rows = x.reshape(-1, x.shape[-1])  # [tokens, inputs]
         output = linear(rows, self.weight, self.bias)  # [tokens, outputs]
         for down, up, scale in self._active():
-            output = output.addmm_(linear(rows, down), up.t(), alpha=scale)
+            output = output.addmm_(linear(rows, down), up.t().to(output.dtype), alpha=scale)  # autocast's, if it is on
         return output.view(*x.shape[:-1], -1)
 
     def is_cheaper_merged(self, x: Tensor) -> bool:
@@ -147,7 +147,8 @@ class MergingLinear(Linear):
             if drops or name in self.lora_variant or self.lora_B[name].bias is not None:
                 return False
         weights = [self.weight, *(weight for down, up, _ in self._active() for weight in (down, up))]
-        return all(weight.dtype == x.dtype for weight in weights)
+        dtype = self.weight.dtype if torch.is_autocast_enabled(x.device.type) else x.dtype  # autocast makes them agree
+        return all(weight.dtype == dtype for weight in weights)
 
     def _active(self) -> list[tuple[Tensor, Tensor, float]]:
         """A, B and s of every active adapter: [rank, inputs], [outputs, rank], a number."""

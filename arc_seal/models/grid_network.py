@@ -45,6 +45,13 @@ MIN_HEAD_WIDTH = 8
 """Width of the narrowest head of whose pairs of dimensions every axis turns one; see `rotary_frequencies`."""
 
 
+BLOCK = 128
+"""Queries of one block of attention in training on a CPU; 64 and 256 are as fast within 10 %."""
+
+MOST_KEPT, BYTES_KEPT = 2**26, 4
+"""Most bytes of attention's weights, at 4 bytes each, that one layer keeps from its forward to its backward pass."""
+
+
 class GridConfig(PreTrainedConfig):
     """Sizes of a grid model; those in use are in conf/network/."""
 
@@ -153,13 +160,71 @@ class Attention(nn.Module):
         query = shared.queries.turn(rms_norm(query, query.shape[-1:], eps=self.eps))
         key = shared.keys.turn(rms_norm(key, key.shape[-1:], eps=self.eps))
         if self.log_sharpness is not None:
-            query = query * self.log_sharpness.exp()[:, None, None]
+            query = query * self.log_sharpness.exp()[:, None, None].to(query.dtype)
         if shared.cache is not None:
             key, value = shared.cache.update(key, value, self.layer)  # [B, H, K, D / H]
-        # [B, H, T, D / H]
-        mixed = scaled_dot_product_attention(query, key, value, shared.mask, is_causal=shared.mask is None)
+        mixed = attend(query, key, value, shared.mask)  # [B, H, T, D / H]
         output: Tensor = self.o_proj(_picked(mixed.transpose(1, 2).flatten(2), wanted))
         return output
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention, [B, H, T, D / H] and keys and values [B, H, K, D / H] -> [B, H, T, D / H]; no mask is causal, K = T.
+
+    Training on a CPU goes in blocks: torch's own kernel multiplies at a tenth of the processor's rate in bfloat16, and
+    takes twice as long. It keeps no weights of attention, so contexts with too many of those are left to it.
+    """
+    kept = query.shape[:2].numel() * query.shape[2] ** 2 * BYTES_KEPT / 2
+    if mask is None and query.device.type == "cpu" and query.requires_grad and kept <= MOST_KEPT:
+        flat = [lowered(each).flatten(0, 1) for each in (query, key, value)]
+        with torch.autocast("cpu", enabled=False):
+            mixed: Tensor = CausalAttention.apply(*flat)
+        return mixed.unflatten(0, query.shape[:2])  # type: ignore[no-any-return]
+    whole: Tensor = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
+    return whole
+
+
+class CausalAttention(torch.autograd.Function):
+    """Causal attention by blocks of queries, each with the keys up to its end: half of all products are left out."""
+
+    @staticmethod
+    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """[B * H, T, D / H] each -> [B * H, T, D / H]."""
+        query = query * query.shape[-1] ** -0.5
+        mixed, weights = torch.empty_like(value), []
+        for first, end in blocks(query.shape[1]):
+            scores = query[:, first:end] @ key[:, :end].mT  # [B * H, block, keys]
+            later = torch.ones(end - first, end - first, dtype=torch.bool).triu_(1)
+            scores[:, :, first:].masked_fill_(later, float("-inf"))
+            weights.append(scores.softmax(-1))
+            mixed[:, first:end] = weights[-1] @ value[:, :end]
+        context.save_for_backward(query, key, value, *weights)
+        return mixed
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[B * H, T, D / H] -> gradients of queries, keys and values, each [B * H, T, D / H]."""
+        query, key, value, *weights = context.saved_tensors
+        to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        for (first, end), weight in zip(blocks(query.shape[1]), weights, strict=True):
+            given = gradient[:, first:end]
+            to_value[:, :end] += weight.mT @ given
+            to_weight = given @ value[:, :end].mT
+            to_score = torch._softmax_backward_data(to_weight, weight, -1, weight.dtype)  # [B * H, block, keys]
+            to_query[:, first:end] = to_score @ key[:, :end]
+            to_key[:, :end] += to_score.mT @ query[:, first:end]
+        return to_query * query.shape[-1] ** -0.5, to_key, to_value
+
+
+def lowered(hidden: Tensor) -> Tensor:
+    """In the precision that autocast multiplies in, once for all products that it goes into."""
+    kind = hidden.device.type
+    return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
+
+
+def blocks(tokens: int) -> list[tuple[int, int]]:
+    """First token and end of each block of at most `BLOCK` queries."""
+    return [(first, min(first + BLOCK, tokens)) for first in range(0, tokens, BLOCK)]
 
 
 class FeedForward(nn.Module):
@@ -189,9 +254,9 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Tensor, shared: Shared, wanted: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, T, D], or of the N tokens at the rows and columns `wanted`, [2, N] -> [N, D]."""
-        attended = self.attention(self.attention_norm(hidden), shared, wanted)
+        attended = self.attention(lowered(self.attention_norm(hidden)), shared, wanted)
         hidden = _picked(hidden, wanted) + attended
-        output: Tensor = hidden + self.feed_forward(self.feed_forward_norm(hidden))
+        output: Tensor = hidden + self.feed_forward(lowered(self.feed_forward_norm(hidden)))
         return output
 
 
@@ -285,7 +350,8 @@ class GridTransformer(GridPreTrainedModel):
         following = next_positions(position_ids, input_ids)
         if self.whereabouts is not None:
             hidden = hidden + self.whereabouts(following)
-        queries, keys = (Rotation(each, frequencies, hidden.dtype) for each in (following, position_ids))
+        dtype = lowered(hidden[:0]).dtype
+        queries, keys = (Rotation(each, frequencies, dtype) for each in (following, position_ids))
         mask = causal_mask(input_ids.shape[1], before, attention_mask, hidden.device)
         shared = Shared(queries, keys, mask, cache)
         states, embedded, last = [], hidden, len(self.layers) - 1

@@ -37,9 +37,8 @@ def examples_of(model: Model, tasks: Sequence[Task], *, target_all: bool = False
 
 def learn(model: Model, examples: Sequence[Encoded], **settings: Any) -> TrainingRecord:
     """Train what is trainable, with settings that a self-edit or the configuration would give."""
-    own = {
-        name: settings.pop(name) for name in ("max_tokens", "seed", "report", "skipped", "symbols") if name in settings
-    }
+    names = "max_tokens", "seed", "report", "skipped", "symbols", "precision"
+    own = {name: settings.pop(name) for name in names if name in settings}
     training = edit(**{"learning_rate": 0.01, **settings.pop("training", {})}).training
     given = {"max_tokens": 10**9, "seed": 0, "report": ignore, "skipped": 0, **own}
     return train(model, examples, training, TrainingSettings(**settings), **given)

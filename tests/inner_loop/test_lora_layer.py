@@ -98,6 +98,20 @@ def test_precisions_may_differ(model: Model) -> None:
         assert torch.equal(ours, hidden(model))
 
 
+@pytest.mark.parametrize("rank", [2, 64])  # apart; merged
+def test_under_autocast_it_is_peft_s_sum_too(rank: int) -> None:
+    torch.manual_seed(0)
+    layer = MergingLinear(torch.nn.Linear(32, 32), "default", LoraConfig(r=rank), r=rank, lora_alpha=rank)
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    inputs = torch.randn(2, 200, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.is_cheaper_merged(inputs) is (rank == 64)
+        for given in (inputs, inputs.bfloat16()):
+            ours = layer(given)
+            assert ours.dtype == torch.bfloat16
+            torch.testing.assert_close(ours.float(), Linear.forward(layer, inputs).float(), rtol=0.05, atol=0.2)
+
+
 def test_predictions_are_the_same_merged_and_the_weights_come_back(model: Model) -> None:
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     with with_fresh_adapter(model, 8, 8.0, seed=0), torch.no_grad():

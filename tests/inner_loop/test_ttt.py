@@ -11,6 +11,7 @@ from arc_seal.errors import Diverged, OverBudget
 from arc_seal.inner_loop.job import Progress
 from arc_seal.inner_loop.lora import with_fresh_adapter
 from arc_seal.inner_loop.train import _schedule
+from arc_seal.models import model as models
 from arc_seal.models.generate import model_positions
 from arc_seal.models.model import Model
 from arc_seal.models.prompt import Encoded
@@ -221,3 +222,20 @@ def test_warm_up_takes_small_first_steps(make: MakeModel) -> None:
 
 def stop(progress: Progress) -> None:
     raise InterruptedError
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_precision_auto_takes_bfloat16_where_that_is_faster(
+    make: MakeModel, monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    """Losses are alike, and all that is kept is in float32."""
+    monkeypatch.setattr(models, "multiplies_bfloat16", lambda device: faster)
+    losses = {}
+    for precision in ("auto", "float32"):
+        model = make(0)
+        with with_fresh_adapter(model, 16, 16.0, seed=3):
+            training = {"epochs": 4, "batch_size": 3}
+            losses[precision] = learn(model, examples_of(model, TASKS), training=training, precision=precision).losses
+            assert {weight.dtype for weight in model.network.parameters()} == {torch.float32}
+    assert losses["auto"] == pytest.approx(losses["float32"], rel=0.05)
+    assert (losses["auto"] != losses["float32"]) is faster

@@ -178,7 +178,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     if mask is None and query.device.type == "cpu" and query.requires_grad and kept <= MOST_KEPT:
         flat = [lowered(each).flatten(0, 1) for each in (query, key, value)]
         with torch.autocast("cpu", enabled=False):
-            mixed: Tensor = CausalAttention.apply(*flat)
+            mixed: Tensor = CausalAttention.apply(*flat)  # type: ignore[no-untyped-call]
         return mixed.unflatten(0, query.shape[:2])  # type: ignore[no-any-return]
     whole: Tensor = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
     return whole

@@ -61,7 +61,8 @@ SMALL = {
 
 SMALLER = (
     "network.hidden_size=32", "network.intermediate_size=64", "network.num_hidden_layers=1",
-    "network.num_attention_heads=2", "data.shares.re_arc=0", "data.max_tokens=120", "data.self_edit_max_tokens=100",
+    "network.num_attention_heads=2", "data.shares={re_arc:0,compositions:0,rules:0}", "data.max_tokens=120",
+    "data.self_edit_max_tokens=100",
     "run.tokens=1000", "run.batch_tokens=512", "data.rules=300", "data.pairs_per_rule=4",
     "run.workers=0", "run.compile=false", "optimizer.warmup_tokens=500",
     "measure_max_tokens=150",

@@ -20,13 +20,13 @@ SOURCES = ("re_arc", "arc_gen", "arc_1d", "mini_arc", "compositions", "rules")
 class Shares(Settings):
     """Shares of the stream, of any sum; each is described in conf/pretrain.yaml, data.shares."""
 
-    tasks: float = Field(default=0.4, ge=0)
-    re_arc: float = Field(default=0.6, ge=0)
+    tasks: float = Field(default=0.2, ge=0)
+    re_arc: float = Field(default=0.3, ge=0)
     arc_gen: float = Field(default=0.0, ge=0)
     arc_1d: float = Field(default=0.0, ge=0)
     mini_arc: float = Field(default=0.0, ge=0)
-    compositions: float = Field(default=0.0, ge=0)
-    rules: float = Field(default=0.0, ge=0)
+    compositions: float = Field(default=0.25, ge=0)
+    rules: float = Field(default=0.25, ge=0)
 
 
 class SourceSettings(Settings):

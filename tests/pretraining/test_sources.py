@@ -169,5 +169,5 @@ def test_every_source_says_what_it_is_and_makes_the_same_again(name: str, monkey
 
 
 def test_the_training_sets_alone_need_no_source() -> None:
-    pools = training_pools(SourceSettings(shares=Shares(re_arc=0.0)), refuse)
+    pools = training_pools(SourceSettings(shares=Shares(re_arc=0.0, compositions=0.0, rules=0.0)), refuse)
     assert list(pools) == ["tasks"] and len(pools["tasks"].task_ids) == 276 + 195

@@ -52,7 +52,7 @@ def side_by_side(figures: Iterable[str]) -> str:
 
 def figure(grid: "Grid", caption: str = "") -> str:
     """A grid in ARC's colours, a digit a cell, under its caption and size."""
-    name = f"{text(caption)} {grid.height}x{grid.width}".strip()
+    name = ", ".join([*([text(caption)] if caption else []), f"{grid.height}x{grid.width}"])
     rows = "".join(f'<div style="{_ROW}">{_pieces(row)}</div>' for row in grid.rows)
     label = f'<figcaption style="font-size:12px">{name}</figcaption>'
     return f'<figure style="margin:0" title="{name}">{label}{rows}</figure>'

@@ -86,15 +86,18 @@ class Solved(BaseModel):
         Of several that are equal in this it is the first.
         """
         first = [[attempt.grid for attempt in query[:1]] for query in self.attempts]
-        tried = [each for each in self.rollouts if each.result is not None]
-        votes = [sum(one.grid in first[one.query] for one in each.result.candidates) for each in tried if each.result]
-        return tried[votes.index(max(votes))].self_edit if tried else None
+        votes = [
+            (sum(one.grid in first[one.query] for one in each.result.candidates), each.self_edit)
+            for each in self.rollouts
+            if each.result is not None
+        ]
+        return max(votes, key=lambda each: each[0], default=(0, None))[1]
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the attempts, the self-edit, and what failed."""
         verdict = {None: "without a solution to compare with", 0: "not solved", 1: "solved"}[self.reward]
         attempts = [
-            figure(attempt.grid, f"test {query}, attempt {number}, {plural(attempt.votes, 'vote')},")
+            figure(attempt.grid, f"test {query}, attempt {number}, {plural(attempt.votes, 'vote')}")
             for query, made in enumerate(self.attempts, start=1)
             for number, attempt in enumerate(made, start=1)
         ]

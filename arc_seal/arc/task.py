@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from arc_seal.arc.grid import Grid
+from arc_seal.arc.html import figure, section, side_by_side
 from arc_seal.errors import InputError
 from arc_seal.files import file_name, write_whole
 from arc_seal.settings import joined
@@ -52,6 +53,15 @@ class Task:
     def with_demos(self, demos: tuple[Demonstration, ...]) -> "Task":
         """The task with other demonstrations and the same queries."""
         return Task(self.id, demos, self.queries)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: each demonstration, then the inputs to solve."""
+        pairs = [
+            side_by_side([figure(demo.input, f"demo {number} input"), figure(demo.output, f"demo {number} output")])
+            for number, demo in enumerate(self.demos, start=1)
+        ]
+        queries = [figure(query, f"test {number} input") for number, query in enumerate(self.queries, start=1)]
+        return section(f"Task {self.id}", side_by_side(pairs), side_by_side(queries))
 
 
 @dataclass(frozen=True, slots=True)

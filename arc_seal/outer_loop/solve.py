@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from arc_seal.arc.html import figure, section, side_by_side, text
 from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
-from arc_seal.errors import InputError, Status
+from arc_seal.errors import InputError, Status, plural
 from arc_seal.inner_loop.job import Attempt, Progress, vote
 from arc_seal.outer_loop.rollout import (
     Author,
@@ -22,6 +23,7 @@ from arc_seal.outer_loop.rollout import (
     versions,
 )
 from arc_seal.sandbox.worker import Executor
+from arc_seal.self_edit.edit import SelfEdit, canonical
 
 
 class SolveSettings(RolloutSettings):
@@ -76,6 +78,34 @@ class Solved(BaseModel):
     seconds: dict[str, float]  # wall time by stage
     model: str  # name of the model
     versions: dict[str, str]  # versions of what can change a result
+
+    @property
+    def self_edit(self) -> SelfEdit | None:
+        """The self-edit whose views most often gave the first attempts; None where nothing was trained, or all failed.
+
+        Of several that are equal in this it is the first.
+        """
+        first = [[attempt.grid for attempt in query[:1]] for query in self.attempts]
+        votes = [
+            (sum(one.grid in first[one.query] for one in each.result.candidates), each.self_edit)
+            for each in self.rollouts
+            if each.result is not None
+        ]
+        return max(votes, key=lambda each: each[0], default=(0, None))[1]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the attempts, the self-edit, and what failed."""
+        verdict = {None: "without a solution to compare with", 0: "not solved", 1: "solved"}[self.reward]
+        attempts = [
+            figure(attempt.grid, f"test {query}, attempt {number}, {plural(attempt.votes, 'vote')}")
+            for query, made in enumerate(self.attempts, start=1)
+            for number, attempt in enumerate(made, start=1)
+        ]
+        lines = [f"Self-edit: {canonical(self.self_edit)}"] if self.self_edit else []
+        lines += [f"{each.status}: {each.message}" for each in self.rollouts if each.message]
+        seconds = f"{sum(self.seconds.values()):.1f} s"
+        said = (f"<p>{text(line)}</p>" for line in lines)
+        return section(f"Task {self.task_id}, seed {self.seed}: {verdict}, {seconds}", side_by_side(attempts), *said)
 
 
 def solve_task(

@@ -3,7 +3,7 @@
 The digits alone carry the information; the colours follow them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -13,27 +13,8 @@ from rich.style import Style
 from rich.text import Text
 
 from arc_seal.arc.grid import Grid
+from arc_seal.arc.html import PALETTES, Palette
 from arc_seal.arc.task import Demonstration
-
-Palette = Sequence[tuple[str, str]]
-"""Background and digit of each colour."""
-
-PALETTES: Mapping[str, Palette] = {
-    # ARC's own, as its testing interface shows them (github.com/fchollet/ARC-AGI, apps/css/common.css).
-    "arc": (
-        ("#000000", "#ffffff"), ("#0074d9", "#ffffff"), ("#ff4136", "#000000"), ("#2ecc40", "#000000"),
-        ("#ffdc00", "#000000"), ("#aaaaaa", "#000000"), ("#f012be", "#000000"), ("#ff851b", "#000000"),
-        ("#7fdbff", "#000000"), ("#870c25", "#ffffff"),
-    ),
-    # Near those: the eight of Okabe and Ito's palette for all kinds of colour vision (Wong, Nature Methods 8, 441,
-    # 2011), a grey, and for ARC's maroon the wine of Paul Tol's muted scheme.
-    "colour_blind": (
-        ("#000000", "#ffffff"), ("#0072b2", "#ffffff"), ("#d55e00", "#000000"), ("#009e73", "#000000"),
-        ("#f0e442", "#000000"), ("#999999", "#000000"), ("#cc79a7", "#000000"), ("#e69f00", "#000000"),
-        ("#56b4e9", "#000000"), ("#882255", "#ffffff"),
-    ),
-}  # fmt: skip
-"""By the names that `palette=` takes."""
 
 MARK = "!"
 """Stands before a cell that differs from the solution, and after a row with one where cells are one character wide."""

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from arc_seal import __version__
 from arc_seal.arc.grid import Grid
+from arc_seal.arc.html import PALETTES
 from arc_seal.arc.task import Entry
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Attempt
@@ -23,7 +24,7 @@ from arc_seal.outer_loop import table as tables
 from arc_seal.outer_loop.restem import RUN
 from arc_seal.outer_loop.rollout import Rollout, utc_now
 from arc_seal.outer_loop.statistics import bootstrap_over_tasks, wilson
-from arc_seal.ui.grids import PALETTES, differing_cells, size
+from arc_seal.ui.grids import differing_cells, size
 from arc_seal.ui.progress import duration
 from arc_seal.ui.run_folder import RunFolder, changed, compare, marks
 

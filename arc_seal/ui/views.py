@@ -19,6 +19,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from arc_seal.arc.grid import Grid
+from arc_seal.arc.html import PALETTES, Palette
 from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import Status, plural
 from arc_seal.inner_loop.job import Attempt, Progress
@@ -26,7 +27,7 @@ from arc_seal.outer_loop import table as tables
 from arc_seal.outer_loop.rollout import Rollout
 from arc_seal.outer_loop.solve import Solved
 from arc_seal.self_edit.edit import SelfEdit, canonical
-from arc_seal.ui.grids import PALETTES, Comparison, Demonstrations, Palette, differing_cells, size
+from arc_seal.ui.grids import Comparison, Demonstrations, differing_cells, size
 from arc_seal.ui.progress import Display, duration, percent, printable
 from arc_seal.ui.run_folder import SUBMISSION, Run
 

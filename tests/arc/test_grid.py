@@ -1,5 +1,8 @@
 """The grid and the task: what may be one, and what follows from it."""
 
+import pickle
+from copy import copy
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import numpy as np
@@ -27,12 +30,24 @@ def test_equal_grids_are_equal_keys_and_shape_counts(grid: Grid) -> None:
     assert (grid == Grid(grid.width, grid.height, grid.cells)) == (grid.width == grid.height)
 
 
+@given(grids())
+def test_a_grid_is_made_of_rows_and_stays_itself(grid: Grid) -> None:
+    for other in (Grid(grid.rows), Grid(grid.array), eval(repr(grid)), pickle.loads(pickle.dumps(grid)), copy(grid)):
+        assert other == grid and hash(other) == hash(grid)
+    assert repr(Grid([[1, 2], [3, 4]])) == "Grid([[1, 2], [3, 4]])"
+    with pytest.raises(FrozenInstanceError):
+        grid.height = 1  # type: ignore[misc]
+    with pytest.raises(GridError, match=r"rows: expected a list of rows, found 2"):
+        Grid(2)  # type: ignore[call-overload]
+
+
 @pytest.mark.parametrize(
     "rows", [[], [[]], [[1], [1, 2]], [[10]], [[-1]], [[True]], [[1.0]], [["1"]], [[0]] * 31, [[0] * 31]]
 )
 def test_what_is_no_grid_is_refused(rows: list[list[int]]) -> None:
-    with pytest.raises(GridError):
-        Grid.from_rows(rows)
+    for make in (Grid, Grid.from_rows):
+        with pytest.raises(GridError):
+            make(rows)
     with pytest.raises(ValidationError):
         TypeAdapter(Grid).validate_python(rows)
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from arc_seal.arc.grid import Grid
+from arc_seal.arc.html import PALETTES, Palette
 from arc_seal.arc.task import Demonstration
-from arc_seal.ui.grids import MARK, PALETTES, Comparison, Demonstrations, Palette, differing_cells, grid_lines, size
+from arc_seal.ui.grids import MARK, Comparison, Demonstrations, differing_cells, grid_lines, size
 from tests.ui.builders import RIGHT, TASK, WRONG, grid
 from tests.ui.golden import assert_golden, colour_console, plain_console, shown
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from arc_seal.arc.html import PALETTES
 from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Attempt
@@ -18,7 +19,6 @@ from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.restem import LEDGER
 from arc_seal.outer_loop.table import to_json
 from arc_seal.report import main
-from arc_seal.ui.grids import PALETTES
 from arc_seal.ui.report import make_report
 from arc_seal.ui.run_folder import Run, read_folder, write_run, write_sweep
 from tests.outer_loop.ledger_builders import policy, rollout

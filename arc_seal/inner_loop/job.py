@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 Precision = Literal["auto", "float32"]
+"""What products are made in while training: bfloat16 where a CPU is faster at it, or float32 everywhere."""
 
 Stage = Literal["load", "write", "train", "predict", "examine", "finetune"]
 

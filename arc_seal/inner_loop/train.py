@@ -48,7 +48,7 @@ def train(
     text: a token that is never a target must become unlikely too.
 
     `precision` is what a network in float32 is multiplied in: `auto` takes bfloat16 where the CPU is faster at it. The
-    weights, their sums and the optimiser stay in float32.
+    weights and the optimiser stay in float32.
     """
     lengths = [len(example.ids) for example in examples]
     planned = training.epochs * sum(lengths)
@@ -62,6 +62,8 @@ def train(
         alphabet = torch.from_numpy(np.unique(seen)).to(network.device)  # [symbols]
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0, fused=True)
+    # On a GPU the model's own dtype says it, and a model of float32 is to stay what was asked for.
+    lowers = precision == "auto" and network.device.type == "cpu"
     losses: list[float] = []
     tokens = targets = computed = 0
     start = time.monotonic()
@@ -69,7 +71,7 @@ def train(
         batch = collate([examples[index] for index in indices]).to(network.device)
         factor = _schedule(update, len(batches), settings.warmup_share)
         optimizer.param_groups[0]["lr"] = training.learning_rate * factor
-        with lower_precision(network) if precision == "auto" else nullcontext():
+        with lower_precision(network) if lowers else nullcontext():
             states = states_before_targets(network, batch)  # [targets, width]
         logits = logits_of(network, states.to(network.dtype), alphabet)  # [targets, symbols]
         labels = batch.labels if alphabet is None else torch.searchsorted(alphabet, batch.labels)

@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import rms_norm, silu
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from arc_seal.models.attention import attend, lowered
 from arc_seal.models.grid_codec import ASK, INPUT, OUTPUT, PAD, VOCABULARY, next_positions
 from arc_seal.models.prompt import END, ROW_END
 
@@ -43,13 +44,6 @@ EMBEDDED = 32
 
 MIN_HEAD_WIDTH = 8
 """Width of the narrowest head of whose pairs of dimensions every axis turns one; see `rotary_frequencies`."""
-
-
-BLOCK = 128
-"""Queries of one block of attention in training on a CPU; 64 and 256 are as fast within 10 %."""
-
-MOST_KEPT, BYTES_KEPT = 2**26, 4
-"""Most bytes of attention's weights, at 4 bytes each, that one layer keeps from its forward to its backward pass."""
 
 
 class GridConfig(PreTrainedConfig):
@@ -166,65 +160,6 @@ class Attention(nn.Module):
         mixed = attend(query, key, value, shared.mask)  # [B, H, T, D / H]
         output: Tensor = self.o_proj(_picked(mixed.transpose(1, 2).flatten(2), wanted))
         return output
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention, [B, H, T, D / H] and keys and values [B, H, K, D / H] -> [B, H, T, D / H]; no mask is causal, K = T.
-
-    Training on a CPU goes in blocks: torch's own kernel multiplies at a tenth of the processor's rate in bfloat16, and
-    takes twice as long. It keeps no weights of attention, so contexts with too many of those are left to it.
-    """
-    kept = query.shape[:2].numel() * query.shape[2] ** 2 * BYTES_KEPT / 2
-    if mask is None and query.device.type == "cpu" and query.requires_grad and kept <= MOST_KEPT:
-        flat = [lowered(each).flatten(0, 1) for each in (query, key, value)]
-        with torch.autocast("cpu", enabled=False):
-            mixed: Tensor = CausalAttention.apply(*flat)  # type: ignore[no-untyped-call]
-        return mixed.unflatten(0, query.shape[:2])  # type: ignore[no-any-return]
-    whole: Tensor = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
-    return whole
-
-
-class CausalAttention(torch.autograd.Function):
-    """Causal attention by blocks of queries, each with the keys up to its end: half of all products are left out."""
-
-    @staticmethod
-    def forward(context: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """[B * H, T, D / H] each -> [B * H, T, D / H]."""
-        query = query * query.shape[-1] ** -0.5
-        mixed, weights = torch.empty_like(value), []
-        for first, end in blocks(query.shape[1]):
-            scores = query[:, first:end] @ key[:, :end].mT  # [B * H, block, keys]
-            later = torch.ones(end - first, end - first, dtype=torch.bool).triu_(1)
-            scores[:, :, first:].masked_fill_(later, float("-inf"))
-            weights.append(scores.softmax(-1))
-            mixed[:, first:end] = weights[-1] @ value[:, :end]
-        context.save_for_backward(query, key, value, *weights)
-        return mixed
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B * H, T, D / H] -> gradients of queries, keys and values, each [B * H, T, D / H]."""
-        query, key, value, *weights = context.saved_tensors
-        to_query, to_key, to_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for (first, end), weight in zip(blocks(query.shape[1]), weights, strict=True):
-            given = gradient[:, first:end]
-            to_value[:, :end] += weight.mT @ given
-            to_weight = given @ value[:, :end].mT
-            to_score = torch._softmax_backward_data(to_weight, weight, -1, weight.dtype)  # [B * H, block, keys]
-            to_query[:, first:end] = to_score @ key[:, :end]
-            to_key[:, :end] += to_score.mT @ query[:, first:end]
-        return to_query * query.shape[-1] ** -0.5, to_key, to_value
-
-
-def lowered(hidden: Tensor) -> Tensor:
-    """In the precision that autocast multiplies in, once for all products that it goes into."""
-    kind = hidden.device.type
-    return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
-
-
-def blocks(tokens: int) -> list[tuple[int, int]]:
-    """First token and end of each block of at most `BLOCK` queries."""
-    return [(first, min(first + BLOCK, tokens)) for first in range(0, tokens, BLOCK)]
 
 
 class FeedForward(nn.Module):

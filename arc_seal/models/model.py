@@ -194,9 +194,8 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def lower_precision(network: PreTrainedModel) -> torch.autocast:
-    """Where a CPU is faster at it, multiply in bfloat16 for as long as the context lasts; weights stay as they are."""
-    device = network.device
-    return torch.autocast(device.type, torch.bfloat16, device.type == "cpu" and multiplies_bfloat16(device))
+    """Where that is faster, multiply in bfloat16 for as long as the context lasts; weights stay in float32."""
+    return torch.autocast(network.device.type, torch.bfloat16, multiplies_bfloat16(network.device))
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

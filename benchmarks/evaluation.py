@@ -5,18 +5,19 @@
     python benchmarks/evaluation.py runs/sample --out benchmarks/evaluation/arcagi1_evaluation_sample.json
     python benchmarks/evaluation.py runs/sample --beside runs/other     # paired by task
 
-A run has one task set under one configuration, with one or more seeds. The file has the form
+A run has tasks under one configuration, with one or more seeds; `--tasks` takes those of one set. The file has the form
 `{"total": TASKS, "solved": MEAN OVER SEEDS, ...}`, so that anyone can count again from its marks.
 """
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Entry, binary_reward
 from arc_seal.files import write_whole
 from arc_seal.inner_loop.job import vote
@@ -35,13 +36,15 @@ def main() -> None:
     """Count, print, and keep what was counted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a run of solve")
+    parser.add_argument("--tasks", help="count those of this set alone, such as arcagi1/evaluation")
     parser.add_argument("--beside", type=Path, help="another run of the same tasks, to be compared with task by task")
     parser.add_argument("--out", type=Path, help="the file to keep the marks in")
     arguments = parser.parse_args()
-    found = counted(arguments.run)
+    wanted = {task.id for task, _ in load_tasks(arguments.tasks)} if arguments.tasks else None
+    found = counted(arguments.run, wanted)
     print(shown(found))
     if arguments.beside is not None:
-        other = counted(arguments.beside)
+        other = counted(arguments.beside, wanted)
         sides = ({name: marks["solved"] for name, marks in each["tasks"].items()} for each in (found, other))
         difference = paired_difference(*sides)
         print(f"minus {arguments.beside}: {difference}")
@@ -51,23 +54,24 @@ def main() -> None:
         write_whole(arguments.out, lambda file: file.write(text.encode()))
 
 
-def counted(folder: Path) -> dict[str, Any]:
-    """What a run came to; every task counts, failed ones as not solved."""
+def counted(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Any]:
+    """What a run came to on the tasks wanted, or all; every task counts, failed ones as not solved."""
     run = read_folder(folder)
+    results = [kept for kept in run.kept if wanted is None or kept.solved.task_id in wanted]
     tasks: dict[str, dict[str, Any]] = {}
-    for kept in sorted(run.kept, key=lambda each: (each.solved.task_id, each.solved.seed)):
+    for kept in sorted(results, key=lambda each: (each.solved.task_id, each.solved.seed)):
         if kept.entry is None or kept.entry[1] is None:
             raise SystemExit(f"{kept.solved.task_id}: expected a task with its solution in result.json")
         lists = ("solved", "first", "by_votes", "found", "seconds")
         marks = tasks.setdefault(kept.solved.task_id, {"tokens": tokens(kept.entry), **{name: [] for name in lists}})
         for name, value in marks_of(kept.solved, kept.entry).items():
             marks[name].append(value)
-    seeds = sorted({kept.solved.seed for kept in run.kept})
+    seeds = sorted({kept.solved.seed for kept in results})
     ragged = [name for name, marks in tasks.items() if len(marks["solved"]) != len(seeds)]
     if ragged or run.failed:
         raise SystemExit(f"{folder}: not every task has a result for each of the seeds {seeds}: {ragged[:3]}")
     by_seed = [sum(marks["solved"][number] for marks in tasks.values()) for number in range(len(seeds))]
-    first = run.kept[0].solved
+    first = results[0].solved
     return {
         "total": len(tasks),
         "solved": fmean(by_seed),

@@ -43,6 +43,7 @@ ONLY_READ = {
     r".* model=(qwen|llama)": "needs a model hub",
     r".* model.location=./my_model": "needs the files of a model",
     r".*arcagi1/evaluation_sample": "60 tasks",
+    r"python -m arc_seal.solve .*arcagi1/evaluation ": "400 tasks",
     r".* executor=ray": "needs a cluster; tests/sandbox/test_ray.py makes one",
     r".* hydra/launcher=submitit_slurm": "needs a cluster's queue",
     r"python -m arc_seal.kaggle ": "needs a network, for the wheels of the bundle",

@@ -29,7 +29,7 @@ from arc_seal.inner_loop.adapt import (
     query_prompts,
     training_set,
 )
-from arc_seal.inner_loop.job import AdaptJob, Candidate, Job, Progress, Report, Result, TrainingRecord, vote
+from arc_seal.inner_loop.job import AdaptJob, Candidate, Progress, Report, Result, TrainingRecord, vote
 from arc_seal.inner_loop.predict import NOT_FINITE, Decoded, decode, score
 from arc_seal.inner_loop.stacked_adapters import Adapter, AdapterRows, fresh_adapter, merge, with_adapters
 from arc_seal.inner_loop.train import Plan, make_plan
@@ -68,16 +68,6 @@ class Prepared:
     shown: tuple[NamedView, ...]
     prompts: tuple[list[Encoded], ...]  # of each query, in every view
     began: float  # when preparing began, in seconds of `time.monotonic`
-
-
-def can_be_stacked(job: Job[object]) -> bool:
-    """Whether a job trains a fresh adapter on the model as it is."""
-    return (
-        isinstance(job, AdaptJob)
-        and job.self_edit is not None
-        and job.training.method == "lora"
-        and job.adapt_from is None
-    )
 
 
 def prepare(job: AdaptJob, model: Model) -> Prepared:
@@ -185,6 +175,8 @@ class Stack:
     def clear(self) -> None:
         """Let all jobs go."""
         self._training, self._trained, self._rows = [], [], AdapterRows(self._model.network)
+        if self._model.network.device.type == "cuda":
+            torch.cuda.empty_cache()  # for other processes
 
     def _update(self) -> None:
         """Every adapter's next update."""

@@ -12,7 +12,7 @@ from arc_seal.errors import Diverged, JobFailure, OverBudget
 from arc_seal.inner_loop.adapt import adapt
 from arc_seal.inner_loop.job import AdaptJob, DecodeSettings, Progress, Report, Result, TrainingSettings
 from arc_seal.inner_loop.lora import MergingLinear, with_fresh_adapter
-from arc_seal.inner_loop.stack import Shapes, Stack, can_be_stacked, prepare
+from arc_seal.inner_loop.stack import Shapes, Stack, prepare
 from arc_seal.inner_loop.stacked_adapters import AdapterRows, fresh_adapter
 from arc_seal.models.model import Model, load
 from arc_seal.models.weights import GridSource
@@ -230,14 +230,6 @@ def test_a_step_is_that_of_torch() -> None:
     for row, (_, own, _, _) in enumerate(optimizers):
         found = [each for both in rows.trained(row).weights.values() for each in both]
         assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(found, own, strict=True))
-
-
-def test_only_a_fresh_adapter_on_the_plain_model_is_stacked() -> None:
-    plain = different(0)
-    assert can_be_stacked(plain)
-    assert not can_be_stacked(replace(plain, self_edit=None))
-    assert not can_be_stacked(replace(plain, adapt_from="policy"))
-    assert not can_be_stacked(replace(plain, training=TrainingSettings(method="full")))
 
 
 @pytest.mark.slow

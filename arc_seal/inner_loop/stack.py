@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from arc_seal.arc.grid import Grid
 from arc_seal.errors import Diverged
@@ -43,6 +44,9 @@ from arc_seal.self_edit.toolbox import Toolbox
 PREDICT_SHARE = 0.25
 """Predictions wait until so large a share of the stack is trained, or nobody trains any more."""
 
+CPU_TOKENS, PASS_BYTES = 2048, 8 << 30
+"""Tokens of a forward pass on a CPU, for its caches; elsewhere, what a pass may keep for its backward pass."""
+
 NO_TARGET = -100
 """The label of a place that is filled up; torch's own."""
 
@@ -54,6 +58,15 @@ class Shapes:
     tokens: int  # at most in one forward pass, padding included, where it is more than one job's
     max_padding: float  # the share of those tokens that may be padding
     length_bucket: int  # contexts are filled up to a multiple of so many tokens: fewer shapes, more padding
+
+
+def pass_tokens(network: PreTrainedModel) -> int:
+    """How many tokens are best computed in one forward pass; see `tokens` in conf/executor/stacked.yaml."""
+    if network.device.type == "cpu":
+        return CPU_TOKENS
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    kept = sum(layer.in_features + layer.out_features for layer in layers)  # about what autograd keeps of a token
+    return max(CPU_TOKENS, PASS_BYTES // (kept * network.dtype.itemsize))
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,11 +155,11 @@ class _Server:
             self._answer(number, made)
 
     def _stacked(self) -> "Stack":
-        from arc_seal.inner_loop.stack import Shapes, Stack
+        from arc_seal.inner_loop.stack import Shapes, Stack, pass_tokens
 
         if self._stack is None:
             given = self._settings
-            shapes = Shapes(given.tokens, given.max_padding, given.length_bucket)
+            shapes = Shapes(given.tokens or pass_tokens(self._model.network), given.max_padding, given.length_bucket)
             self._stack = Stack(self._model, given.workers, shapes)
         return self._stack
 

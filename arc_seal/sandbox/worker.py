@@ -74,7 +74,7 @@ class ProcessSettings(Limits):
 class StackedSettings(ProcessSettings):
     """conf/executor/stacked.yaml; each setting is described there."""
 
-    tokens: int = Field(default=16_384, ge=1)
+    tokens: int | None = Field(default=None, ge=1)
     max_padding: float = Field(default=0.25, ge=0, lt=1)
     length_bucket: int = Field(default=1, ge=1)
 

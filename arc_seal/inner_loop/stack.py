@@ -30,12 +30,12 @@ from arc_seal.inner_loop.adapt import (
     query_prompts,
     training_set,
 )
-from arc_seal.inner_loop.job import AdaptJob, Candidate, Progress, Report, Result, TrainingRecord, vote
+from arc_seal.inner_loop.job import AdaptJob, Candidate, Precision, Progress, Report, Result, TrainingRecord, vote
 from arc_seal.inner_loop.predict import NOT_FINITE, Decoded, decode, score
 from arc_seal.inner_loop.stacked_adapters import Adapter, AdapterRows, fresh_adapter, merge, with_adapters
-from arc_seal.inner_loop.train import Plan, make_plan
+from arc_seal.inner_loop.train import Plan, make_plan, target_states
 from arc_seal.models.generate import CachedContext
-from arc_seal.models.model import Batch, Model, collate, logits_of, states_before_targets
+from arc_seal.models.model import Batch, Model, collate, logits_of
 from arc_seal.models.prompt import Encoded
 from arc_seal.self_edit.augment import NamedView
 from arc_seal.self_edit.edit import SelfEdit
@@ -117,6 +117,11 @@ class _Member:
     def batch(self) -> tuple[Encoded, ...]:
         """The contexts of the next update."""
         return self.made.plan.batches[len(self.losses)]
+
+    @property
+    def precision(self) -> Precision:
+        """What its training multiplies in."""
+        return self.made.job.training.precision
 
     @property
     def length(self) -> int:
@@ -209,8 +214,9 @@ class Stack:
         batch, places = _side_by_side(members, self._shapes)
         batch, (labels, alphabet, counts) = batch.to(network.device), (each.to(network.device) for each in places)
         weights, parts = self._rows.group(rows)
-        with with_adapters(network, parts):  # a precision of products, where there is a choice, is chosen here
-            states = states_before_targets(network, batch).unflatten(0, labels.shape)  # [group, targets, width]
+        with with_adapters(network, parts):
+            states = target_states(network, batch, members[0].precision)
+            states = states.unflatten(0, labels.shape)  # [group, targets, width]
             logits = logits_of(network, states, alphabet.clamp(min=0))  # [group, targets, symbols]
             logits = logits.masked_fill((alphabet < 0)[:, None], float("-inf"))
             each = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_TARGET, reduction="none")
@@ -252,14 +258,18 @@ _Group = list[tuple[int, _Member]]
 
 
 def _groups(members: _Group, shapes: Shapes) -> Iterator[_Group]:
-    """Members whose next batches are computed together: of like length, so that little of it is padding."""
+    """Members whose next batches are computed together: of like length, so that little of it is padding.
+
+    All of a group multiply in one precision.
+    """
     group: _Group = []
     rows = longest = real = 0
-    for row, member in sorted(members, key=lambda each: -each[1].length):
+    for row, member in sorted(members, key=lambda each: (each[1].precision, -each[1].length)):
         own = len(member.batch) * member.length
         most, total = max(rows, len(member.batch)), real + own
         computed = (len(group) + 1) * most * longest
-        if group and (computed > shapes.tokens or total < (1 - shapes.max_padding) * computed):
+        other = bool(group) and group[0][1].precision != member.precision
+        if group and (other or computed > shapes.tokens or total < (1 - shapes.max_padding) * computed):
             yield group
             group, most, total = [], len(member.batch), own
         if not group:

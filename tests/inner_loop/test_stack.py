@@ -50,7 +50,10 @@ def different(number: int, **training: Any) -> AdaptJob:
         edit(ToolCall.of("rotate", quarter_turns="any"), **settings),
         seed=number,
         training=TrainingSettings(
-            lora_alpha=None if number % 3 else 8.0, max_gradient_norm=1.0 if number % 2 else 0.1, warmup_share=0.2
+            precision="float32",
+            lora_alpha=None if number % 3 else 8.0,
+            max_gradient_norm=1.0 if number % 2 else 0.1,
+            warmup_share=0.2,
         ),
         decode=DecodeSettings(views=2 + number % 3, score=number % 2 == 0),
     )
@@ -115,7 +118,7 @@ def test_a_job_that_is_done_makes_room_at_once() -> None:
 def test_several_queries_are_predicted_each() -> None:
     model = grid_model()
     task = copying_task()
-    more = job(replace(task, queries=(task.demos[0].input, *task.queries)), decode=DecodeSettings(views=3, score=True))
+    more = replace(different(1), task=replace(task, queries=(task.demos[0].input, *task.queries)))
     jobs = [different(0), more]
     for one, found in zip(jobs, side_by_side(model, jobs), strict=True):
         assert_same(found, adapt(one, model, ignore))
@@ -180,10 +183,23 @@ def test_each_hears_of_its_own_updates() -> None:
 
 def test_adapters_may_be_on_other_layers() -> None:
     model = grid_model()
-    some = replace(different(1), training=TrainingSettings(lora_modules=r".*q_proj|.*down_proj"))
+    some = replace(different(1), training=TrainingSettings(lora_modules=r".*q_proj|.*down_proj", precision="float32"))
     jobs = [some, different(2)]
     for one, found in zip(jobs, side_by_side(model, jobs), strict=True):
         assert_same(found, adapt(one, model, ignore))
+
+
+def test_products_may_be_of_16_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a CPU is faster at it; jobs that want 32 bits beside them have them."""
+    monkeypatch.setattr("arc_seal.models.model.multiplies_bfloat16", lambda device: True)
+    model, jobs = grid_model(), [different(number) for number in range(3)]
+    jobs[1] = replace(jobs[1], training=TrainingSettings())
+    found = side_by_side(model, jobs)
+    alone = adapt(jobs[1], model, ignore)
+    assert isinstance(found[1], Result) and found[1].training is not None and alone.training is not None
+    assert found[1].training.losses == pytest.approx(alone.training.losses, abs=0.05)
+    for number in (0, 2):
+        assert_same(found[number], adapt(jobs[number], model, ignore))
 
 
 def test_weights_of_16_bits_have_adapters_of_32() -> None:
@@ -242,7 +258,12 @@ def test_attempts_of_ten_tasks_are_those_of_each_alone() -> None:
     )
     tasks = [task for task, _ in load_tasks("seal/training")][:10]
     jobs = [
-        job(task, chosen, training=TrainingSettings(token_budget=8000), decode=DecodeSettings(views=2))
+        job(
+            task,
+            chosen,
+            training=TrainingSettings(token_budget=8000, precision="float32"),
+            decode=DecodeSettings(views=2),
+        )
         for task in tasks
     ]
     for one, found in zip(jobs, side_by_side(model, jobs, width=8), strict=True):

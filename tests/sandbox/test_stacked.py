@@ -63,7 +63,8 @@ def toolbox(tmp_path: Path) -> tuple[str, str]:
 
 
 def chosen(number: int, **training: Any) -> AdaptJob:
-    return job(copying_task((2, 3 + number), seed=number), edit(*TURNS.tools, **{"max_examples": 4} | training))
+    chosen_edit, exact = edit(*TURNS.tools, **{"max_examples": 4} | training), TrainingSettings(precision="float32")
+    return job(copying_task((2, 3 + number), seed=number), chosen_edit, training=exact)
 
 
 def together(

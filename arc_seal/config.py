@@ -42,9 +42,10 @@ OUTPUT = "output.txt"
 """In a run's folder: what a job showed that a launcher had done elsewhere."""
 
 _MODELS = ("weights.GridSource", "weights.ChatSource", "scripted.ScriptedSource", "grid_network.GridConfig")
+_EXECUTORS = "worker.InlineExecutor", "process.ProcessExecutor", "stacked.StackedExecutor", "ray.RayExecutor"
 TARGETS = (
     *(f"arc_seal.models.{name}" for name in _MODELS),
-    *(f"arc_seal.sandbox.{name}Executor.from_settings" for name in ("worker.Inline", "process.Process", "ray.Ray")),
+    *(f"arc_seal.sandbox.{name}.from_settings" for name in _EXECUTORS),
 )
 """What a configuration may have made: model sources, executors, sizes of a network. Folders of `-cd` are foreign."""
 

@@ -6,7 +6,7 @@
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import accumulate
@@ -31,7 +31,7 @@ from arc_seal.inner_loop.job import (
     vote,
 )
 from arc_seal.inner_loop.lora import merged, unfrozen, with_adapter, with_fresh_adapter
-from arc_seal.inner_loop.predict import decode, score
+from arc_seal.inner_loop.predict import Decoded, decode, score
 from arc_seal.inner_loop.train import train
 from arc_seal.models.generate import CachedContext
 from arc_seal.models.model import Model
@@ -72,7 +72,7 @@ def examine(job: ExamineJob, model: Model, report: Report) -> Examination:
         report(Progress("examine", fold, len(job.left_out)))
         inner, output = left_out(job.adapt, index)
         with _adapted(inner, model, lambda progress: None, seconds) as (record, shown):
-            context = _context(inner, model, shown, 0)
+            context = CachedContext(model, query_prompts(inner, model, shown, 0))
             with torch.inference_mode():
                 context.read_prompts()
             found.append(_score(output, shown, context) / (output.height * (output.width + 1)))  # nats a symbol
@@ -110,7 +110,7 @@ def _adapted(
             else:
                 rank, alpha = edit.training.lora_rank, training.lora_alpha or float(edit.training.lora_rank)
                 stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, training.lora_modules, kept))
-            examples, skipped = _training_set(job, edit, toolbox, model)
+            examples, skipped = training_set(job, edit, toolbox, model)
             record = train(
                 model, examples, edit.training, training, job.seed, report,
                 skipped=skipped, max_tokens=job.max_training_tokens, precision=training.precision,
@@ -118,11 +118,16 @@ def _adapted(
             seconds["train"] += time.monotonic() - start
         start = time.monotonic()
         with merged(model.network):
-            yield record, views(job.task, edit, toolbox, Random(f"{job.seed} views"), job.decode.views)
+            yield record, drawn_views(job, toolbox)
         seconds["predict"] += time.monotonic() - start
 
 
-def _training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model) -> tuple[list[Encoded], int]:
+def drawn_views(job: AdaptJob, toolbox: Toolbox) -> tuple[NamedView, ...]:
+    """The views in which the job's queries are predicted."""
+    return views(job.task, job.self_edit, toolbox, Random(f"{job.seed} views"), job.decode.views)
+
+
+def training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model) -> tuple[list[Encoded], int]:
     """The contexts to train on, and how many more there would be.
 
     A context that is too long loses its first demonstrations. Two stay, so that an output is learnt from a
@@ -147,19 +152,16 @@ def _training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model)
 
 def _candidates(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int, report: Report) -> list[Candidate]:
     """What each view predicts for one query; its keys and values are let go before the next query is read."""
-    context = _context(job, model, shown, query)
+    context = CachedContext(model, query_prompts(job, model, shown, query))
     decoded = decode(context, lambda step, tokens_per_s: report(Progress("predict", step, 0, None, tokens_per_s)))
-    grids = [_inverted(view, each.grid) for view, each in zip(shown, decoded, strict=True)]
+    grids = predicted_grids(shown, decoded)
     scores: dict[Grid | None, float] = {}
     if job.decode.score:
         scores = {grid: _score(grid, shown, context) for grid in dict.fromkeys(grids) if grid is not None}
-    return [
-        Candidate(query, view.name, grid, each.log_probability, scores.get(grid))
-        for view, grid, each in zip(shown, grids, decoded, strict=True)
-    ]
+    return candidates_of(query, shown, decoded, scores)
 
 
-def _context(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int) -> CachedContext:
+def query_prompts(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int) -> list[Encoded]:
     """One query in all views, behind as many of the last demonstrations as the length allows, at least one."""
     prompts = []
     for task in (view.task for view in shown):
@@ -168,7 +170,22 @@ def _context(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int
             if len(encoded.ids) <= job.training.max_tokens:
                 break
         prompts.append(encoded)
-    return CachedContext(model, prompts)
+    return prompts
+
+
+def predicted_grids(shown: Sequence[NamedView], decoded: Sequence[Decoded]) -> list[Grid | None]:
+    """What was decoded in each view, in the task's own frame; None for no grid, or where there is no way back."""
+    return [_inverted(view, each.grid) for view, each in zip(shown, decoded, strict=True)]
+
+
+def candidates_of(
+    query: int, shown: Sequence[NamedView], decoded: Sequence[Decoded], scores: Mapping[Grid | None, float]
+) -> list[Candidate]:
+    """A candidate for each view, with the score of its grid where there is one."""
+    return [
+        Candidate(query, view.name, grid, each.log_probability, scores.get(grid))
+        for view, grid, each in zip(shown, predicted_grids(shown, decoded), decoded, strict=True)
+    ]
 
 
 def _inverted(view: NamedView, grid: Grid | None) -> Grid | None:
@@ -181,5 +198,9 @@ def _inverted(view: NamedView, grid: Grid | None) -> Grid | None:
 
 def _score(grid: Grid, shown: Sequence[NamedView], context: CachedContext) -> float:
     """Mean log-probability of a grid over the views that can show it, in nats; the view that it came from can."""
-    scores = score(context, [view.show(grid) for view in shown])
+    return mean_score(score(context, [view.show(grid) for view in shown]))
+
+
+def mean_score(scores: Sequence[float | None]) -> float:
+    """Mean over the views that can show a grid, at least one."""
     return fmean(each for each in scores if each is not None)

@@ -126,18 +126,10 @@ class MergingLinear(Linear):
         return output.view(*x.shape[:-1], -1)
 
     def is_cheaper_merged(self, x: Tensor) -> bool:
-        """Whether (W + s B A) x takes fewer multiplications, forward and backward, and loses no precision.
-
-        Of `tokens` through a layer of `inputs` x `outputs`, beside what both forms do: A and B take three products each
-        (forward, backward to the input, to themselves); merged, three of the size of B A, whatever the tokens, and one
-        product of gradients as large as the layer.
-        """
-        outputs, inputs = self.weight.shape
+        """Whether (W + s B A) x is to be computed."""
         ranks = sum(down.shape[0] for down, _, _ in self._active())
-        tokens = x.numel() // inputs
-        apart = 3 * ranks * (inputs + outputs) * tokens
-        merged = inputs * outputs * (tokens + 3 * ranks)
-        return torch.is_grad_enabled() and merged < apart and self.weight.dtype == torch.float32
+        tokens = x.numel() // x.shape[-1]
+        return torch.is_grad_enabled() and is_cheaper_merged(self.weight, ranks, tokens)
 
     def _is_plain(self, x: Tensor) -> bool:
         """Whether A and B are all there is to the active adapters, and all is of one precision; peft does the rest."""
@@ -155,6 +147,19 @@ class MergingLinear(Linear):
         names = [name for name in self.active_adapters if name in self.lora_A]
         weights = ([cast(Tensor, part[name].weight) for name in names] for part in (self.lora_A, self.lora_B))
         return list(zip(*weights, (self.scaling[name] for name in names), strict=True))
+
+
+def is_cheaper_merged(weight: Tensor, rank: int, tokens: int) -> bool:
+    """Whether (W + s B A) x takes fewer multiplications, forward and backward, and loses no precision.
+
+    Of `tokens` through a layer of `inputs` x `outputs`, beside what both forms do: A and B take three products each
+    (forward, backward to the input, to themselves); merged, three of the size of B A, whatever the tokens, and one
+    product of gradients as large as the layer.
+    """
+    outputs, inputs = weight.shape
+    apart = 3 * rank * (inputs + outputs) * tokens
+    merged = inputs * outputs * (tokens + 3 * rank)
+    return merged < apart and weight.dtype == torch.float32
 
 
 def _config(rank: int, alpha: float, modules: str = "all-linear", **others: Any) -> LoraConfig:

@@ -16,6 +16,9 @@ from arc_seal.models.generate import CachedContext
 from arc_seal.models.model import logits_of
 from arc_seal.models.prompt import END, SYMBOLS, grid_symbols
 
+NOT_FINITE = "the network's outputs are not finite"
+"""What is said of a model that has diverged."""
+
 
 class GridGrammar:
     """Which symbol may come next in one grid, whatever the task, and which grid the symbols taken so far make.
@@ -58,12 +61,17 @@ class Decoded:
 
 
 @torch.inference_mode()
-def decode(context: CachedContext, on_step: Callable[[int, float], None]) -> list[Decoded]:
+def decode(
+    context: CachedContext, on_step: Callable[[int, float], None], lost: set[int] | None = None
+) -> list[Decoded]:
     """Decode a grid after each prompt, greedily and side by side; the time it takes is bounded by 30x30 alone.
 
     Nothing has been read of the prompts, each of which ends where the model is to answer. After every step `on_step` is
     told the steps done and the tokens written a second. Diverged where the network's outputs are no longer finite, as
     after a last update that went astray.
+
+    Rows of several adapters: those in `lost` are not waited for, and those whose outputs are not finite are added to
+    it instead of an error. What is returned of them means nothing. `on_step` may add some too.
     """
     grammars = [GridGrammar() for _ in context.prompts]
     sums, lengths = [0.0] * len(grammars), [0] * len(grammars)
@@ -71,27 +79,28 @@ def decode(context: CachedContext, on_step: Callable[[int, float], None]) -> lis
     start = time.monotonic()
     for step in count(1):
         allowed = np.stack([grammar.allowed() for grammar in grammars])
-        best, chosen = _log_probabilities(context, hidden, allowed).max(dim=-1)
+        best, chosen = _log_probabilities(context, hidden, allowed, lost).max(dim=-1)
         for row, grammar in enumerate(grammars):
-            if grammar.open:
+            if grammar.open and row not in (lost or ()):
                 grammar.take(int(chosen[row]))
                 sums[row] += float(best[row])
                 lengths[row] += 1
             else:
                 chosen[row] = END
         on_step(step, sum(lengths) / max(time.monotonic() - start, 1e-9))
-        if not any(grammar.open for grammar in grammars):
+        if not any(grammar.open and row not in (lost or ()) for row, grammar in enumerate(grammars)):
             break
         hidden = context.read([context.model.codec.symbols[symbol] for symbol in chosen.tolist()])
     decoded = zip(grammars, sums, lengths, strict=True)
-    return [Decoded(grammar.grid, total / length, length) for grammar, total, length in decoded]
+    return [Decoded(grammar.grid, total / max(1, length), length) for grammar, total, length in decoded]
 
 
 @torch.inference_mode()
-def score(context: CachedContext, grids: Sequence[Grid | None]) -> list[float | None]:
+def score(context: CachedContext, grids: Sequence[Grid | None], lost: set[int] | None = None) -> list[float | None]:
     """Log-probability of a grid behind each prompt, summed over its symbols and its end, in nats; None for no grid.
 
-    The context has read its prompts; what it read behind them is forgotten. Diverged as in decoding.
+    The context has read its prompts; what it read behind them is forgotten. Diverged, or a row in `lost`, as in
+    decoding.
     """
     sequences = [[] if grid is None else grid_symbols(grid.array).tolist() for grid in grids]
     longest = max(map(len, sequences))
@@ -107,15 +116,20 @@ def score(context: CachedContext, grids: Sequence[Grid | None]) -> list[float | 
             grammar.take(symbol)
     ids = np.array(context.model.codec.symbols)[wanted[:, :-1]]  # the last symbol is predicted and not read
     hidden = torch.cat([context.first[:, None], context.read_instead(ids)], dim=1)  # [views, longest, width]
-    each = _log_probabilities(context, hidden, allowed)
+    each = _log_probabilities(context, hidden, allowed, lost)
     taken = each.gather(-1, torch.from_numpy(wanted)[..., None])[..., 0]  # [views, longest]
     return [float(taken[row, : len(symbols)].sum()) if symbols else None for row, symbols in enumerate(sequences)]
 
 
-def _log_probabilities(context: CachedContext, hidden: Tensor, allowed: NDArray[np.bool_]) -> Tensor:
+def _log_probabilities(
+    context: CachedContext, hidden: Tensor, allowed: NDArray[np.bool_], lost: set[int] | None
+) -> Tensor:
     """Among the symbols that the grammar allows, on the CPU: states [..., width], allowed [..., 12] -> [..., 12]."""
     symbols = torch.tensor(context.model.codec.symbols, device=hidden.device)
     logits = logits_of(context.model.network, hidden, symbols).cpu()
-    if not bool(logits.isfinite().all()):
-        raise Diverged("the network's outputs are not finite")
+    finite = logits.isfinite().flatten(1).all(dim=1)  # [rows]
+    if not bool(finite.all()):
+        if lost is None:
+            raise Diverged(NOT_FINITE)
+        lost.update(torch.nonzero(~finite)[:, 0].tolist())
     return torch.log_softmax(logits.masked_fill(~torch.from_numpy(allowed), float("-inf")), dim=-1)

@@ -8,15 +8,18 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
 from arc_seal.errors import Diverged, OverBudget
 from arc_seal.inner_loop.job import FinetuneSettings, Precision, Progress, Report, TrainingRecord, TrainingSettings
-from arc_seal.models.model import Model, collate, logits_of, lower_precision, states_before_targets
+from arc_seal.models.model import Batch, Model, collate, logits_of, lower_precision, states_before_targets
 from arc_seal.models.prompt import Encoded
 from arc_seal.self_edit.edit import Training
 
@@ -50,30 +53,17 @@ def train(
     `precision` is what a network in float32 is multiplied in: `auto` takes bfloat16 where the CPU is faster at it. The
     weights and the optimiser stay in float32.
     """
-    lengths = [len(example.ids) for example in examples]
-    planned = training.epochs * sum(lengths)
-    if max_tokens is not None and planned > max_tokens:
-        raise OverBudget(f"{planned} training tokens planned, {max_tokens} allowed")
-    rng = random.Random(seed)
-    batches = [batch for _ in range(training.epochs) for batch in make_batches(lengths, training.batch_size, rng)]
-    network, alphabet = model.network, None
-    if symbols == "seen":
-        seen = np.concatenate([model.codec.symbols, *(example.ids[example.target] for example in examples)])
-        alphabet = torch.from_numpy(np.unique(seen)).to(network.device)  # [symbols]
+    plan = make_plan(model, examples, training, settings.warmup_share, seed, max_tokens)
+    network, alphabet = model.network, plan.alphabet.to(model.network.device) if symbols == "seen" else None
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0, fused=True)
-    # On a GPU the model's own dtype says it, and a model of float32 is to stay what was asked for.
-    lowers = precision == "auto" and network.device.type == "cpu"
     losses: list[float] = []
     tokens = targets = computed = 0
     start = time.monotonic()
-    for update, indices in enumerate(batches):
-        batch = collate([examples[index] for index in indices]).to(network.device)
-        factor = _schedule(update, len(batches), settings.warmup_share)
-        optimizer.param_groups[0]["lr"] = training.learning_rate * factor
-        with lower_precision(network) if lowers else nullcontext():
-            states = states_before_targets(network, batch)  # [targets, width]
-        logits = logits_of(network, states.to(network.dtype), alphabet)  # [targets, symbols]
+    for update, contexts in enumerate(plan.batches):
+        batch = collate(contexts).to(network.device)
+        optimizer.param_groups[0]["lr"] = plan.rates[update]
+        logits = logits_of(network, target_states(network, batch, precision), alphabet)  # [targets, symbols]
         labels = batch.labels if alphabet is None else torch.searchsorted(alphabet, batch.labels)
         loss = cross_entropy(batch.limited(logits), labels)
         losses.append(float(loss.detach()))
@@ -84,9 +74,53 @@ def train(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         tokens, targets, computed = tokens + batch.tokens, targets + len(labels), computed + batch.ids.numel()
-        report(Progress("train", update + 1, len(batches), losses[-1], tokens / max(time.monotonic() - start, 1e-9)))
+        report(
+            Progress("train", update + 1, len(plan.batches), losses[-1], tokens / max(time.monotonic() - start, 1e-9))
+        )
     padding = 1 - tokens / computed
     return TrainingRecord(len(examples), skipped, len(losses), tokens, targets, padding, tuple(losses))
+
+
+def target_states(network: PreTrainedModel, batch: Batch, precision: Precision) -> Tensor:
+    """Last hidden states of the tokens that predict a target, [targets, width], multiplied in a precision."""
+    # On a GPU the model's own dtype says it, and a model of float32 is to stay what was asked for.
+    lowers = precision == "auto" and network.device.type == "cpu"
+    with lower_precision(network) if lowers else nullcontext():
+        states = states_before_targets(network, batch)
+    return states.to(network.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the updates of one training read, in order, and how far each goes."""
+
+    batches: tuple[tuple[Encoded, ...], ...]  # the contexts of each update
+    rates: tuple[float, ...]  # the learning rate of each update
+    alphabet: Tensor  # ids of the grid's symbols and of every token that is a target somewhere, rising, [symbols]
+
+
+def make_plan(
+    model: Model,
+    examples: Sequence[Encoded],
+    training: Training | FinetuneSettings,
+    warmup_share: float,
+    seed: int,
+    max_tokens: int | None,
+) -> Plan:
+    """Plan a training on examples, at least one; `seed` fixes their order. OverBudget as `train` says."""
+    lengths = [len(example.ids) for example in examples]
+    planned = training.epochs * sum(lengths)
+    if max_tokens is not None and planned > max_tokens:
+        raise OverBudget(f"{planned} training tokens planned, {max_tokens} allowed")
+    rng = random.Random(seed)
+    batches = [batch for _ in range(training.epochs) for batch in make_batches(lengths, training.batch_size, rng)]
+    factors = (_schedule(update, len(batches), warmup_share) for update in range(len(batches)))
+    seen = np.concatenate([model.codec.symbols, *(example.ids[example.target] for example in examples)])
+    return Plan(
+        tuple(tuple(examples[index] for index in batch) for batch in batches),
+        tuple(training.learning_rate * factor for factor in factors),
+        torch.from_numpy(np.unique(seen)),
+    )
 
 
 def make_batches(lengths: Sequence[int], batch_size: int, rng: random.Random) -> list[list[int]]:

@@ -232,12 +232,14 @@ class Batch:
         return logits.masked_fill(~self.allowed[:, : logits.shape[-1]], float("-inf"))
 
 
-def collate(contexts: Sequence[Encoded], pad: int = 0) -> Batch:
+def collate(contexts: Sequence[Encoded], pad: int = 0, multiple: int = 1) -> Batch:
     """Contexts, at least one, as one batch on the CPU, the shorter filled with `pad` at position 0 of every axis.
+
+    The batch is as long as the longest, or longer: a multiple of `multiple`.
 
     The first token of each is no target. All of them limit what a target could be, or none.
     """
-    longest = max(len(context.ids) for context in contexts)
+    longest = -(-max(len(context.ids) for context in contexts) // multiple) * multiple
     ids = np.full((len(contexts), longest), pad, np.int64)
     positions = np.zeros((len(contexts[0].positions), *ids.shape), np.int64)
     target = np.zeros(ids.shape, np.bool_)
@@ -268,6 +270,8 @@ def states_before_targets(network: PreTrainedModel, batch: Batch) -> Tensor:
 def logits_of(network: PreTrainedModel, hidden: Tensor, tokens: Tensor | None) -> Tensor:
     """Logits of some tokens by their ids, [symbols], or of all, in float32. [..., width] -> [..., symbols].
 
+    Tokens [groups, symbols] are other ones for each group of states, [groups, ..., width].
+
     A grid has twelve symbols: the logits of a whole vocabulary would cost a model of 135M parameters over a quarter of
     its forward pass.
     """
@@ -275,7 +279,11 @@ def logits_of(network: PreTrainedModel, hidden: Tensor, tokens: Tensor | None) -
     weight, bias = layer.weight, getattr(layer, "bias", None)
     if tokens is not None:  # the whole layer is not copied
         weight, bias = weight[tokens], None if bias is None else bias[tokens]
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    if weight.dim() == 2:
+        logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    else:
+        logits = hidden.flatten(1, -2) @ weight.mT  # [groups, states, symbols]
+        logits = (logits if bias is None else logits + bias[:, None]).float().view(*hidden.shape[:-1], -1)
     config = network.config.get_text_config()
     # Cohere multiplies, Granite divides, Gemma 2 bounds; no other rule is in wide use.
     logits = logits * (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)

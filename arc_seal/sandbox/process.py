@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
@@ -118,19 +118,18 @@ class ProcessExecutor:
                 living.process.join()
 
 
-class _Worker:
-    """One worker process, from its start to its end, and the pipe to it; see `worker.serve`.
+class WorkerProcess:
+    """One worker process, from its start to its end, and the pipe to it; what it prints is kept for its last words.
 
     The pipe closes with the last reference to it: when the process is ended, another thread may still be reading.
     """
 
-    def __init__(self, source: bytes, settings: ProcessSettings) -> None:
+    def __init__(self, target: Callable[..., None], source: bytes, settings: ProcessSettings) -> None:
         self._pipe, other_end = SPAWN.Pipe()
         printed, output = SPAWN.Pipe(duplex=False)
         self._printed = b""
-        self._load_timeout_s, self.loaded, self._jobs = settings.load_timeout_s, False, 0
-        self._started = time.perf_counter()
-        self.process = SPAWN.Process(target=serve, args=(other_end, output, source, settings))
+        self._load_timeout_s, self._started = settings.load_timeout_s, time.perf_counter()
+        self.process = SPAWN.Process(target=target, args=(other_end, output, source, settings))
         self._listener = threading.Thread(target=self._listen, args=(printed,), name="worker-output", daemon=True)
         try:
             with _interrupts_held_back():
@@ -148,6 +147,38 @@ class _Worker:
             self.process.kill()
             with suppress(OSError):  # it has no group yet, or nobody is left of it
                 os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _cause_of_death(self) -> str:
+        deadline = time.perf_counter() + 10.0  # it has closed its pipe, so it is about to end
+        while self.process.is_alive() and time.perf_counter() < deadline:
+            time.sleep(0.01)  # `join` would wait for what it has left running, too
+        code = self.process.exitcode
+        self.kill()
+        self._listener.join(1.0)
+        lines = [line for line in self._printed.decode(errors="replace").splitlines() if line.strip()][-3:]
+        printed = f", after printing: {printable(' / '.join(lines))[:LONGEST_LINE]}" if lines else ""
+        if not code:
+            cause = "ended without an answer"
+        elif code > 0:
+            cause = f"ended with exit code {code}"
+        else:
+            hint = ", as by a system that is out of memory" if code == -signal.SIGKILL else ""
+            cause = f"was ended by {signal.Signals(-code).name}{hint}"
+        return f"the worker {cause}{printed}"
+
+    def _listen(self, output: Connection) -> None:
+        """Keep the end of what the worker prints, until the last process that can print is gone."""
+        with output:
+            while block := os.read(output.fileno(), 1 << 16):
+                self._printed = (self._printed + block)[-4096:]
+
+
+class _Worker(WorkerProcess):
+    """A process that does one job after the other; see `worker.serve`."""
+
+    def __init__(self, source: bytes, settings: ProcessSettings) -> None:
+        self.loaded, self._jobs = False, 0
+        super().__init__(serve, source, settings)
 
     def run(self, job: bytes, timeout_s: float) -> Generator[Progress, None, Outcome[Any]]:
         """Wait for the model, which is reported if it takes time, and run a pickled job: yields progress."""
@@ -183,30 +214,6 @@ class _Worker:
                 case (self._jobs, progress):  # and not from a thread that an earlier job left behind
                     yield progress
         return Outcome(Status.TIMEOUT, None, str(TimeIsUp(timeout_s)), time.perf_counter() - started)
-
-    def _cause_of_death(self) -> str:
-        deadline = time.perf_counter() + 10.0  # it has closed its pipe, so it is about to end
-        while self.process.is_alive() and time.perf_counter() < deadline:
-            time.sleep(0.01)  # `join` would wait for what it has left running, too
-        code = self.process.exitcode
-        self.kill()
-        self._listener.join(1.0)
-        lines = [line for line in self._printed.decode(errors="replace").splitlines() if line.strip()][-3:]
-        printed = f", after printing: {printable(' / '.join(lines))[:LONGEST_LINE]}" if lines else ""
-        if not code:
-            cause = "ended without an answer"
-        elif code > 0:
-            cause = f"ended with exit code {code}"
-        else:
-            hint = ", as by a system that is out of memory" if code == -signal.SIGKILL else ""
-            cause = f"was ended by {signal.Signals(-code).name}{hint}"
-        return f"the worker {cause}{printed}"
-
-    def _listen(self, output: Connection) -> None:
-        """Keep the end of what the worker prints, until the last process that can print is gone."""
-        with output:
-            while block := os.read(output.fileno(), 1 << 16):
-                self._printed = (self._printed + block)[-4096:]
 
 
 @contextmanager

@@ -71,6 +71,14 @@ class ProcessSettings(Limits):
     load_timeout_s: float = Field(default=1800.0, gt=0)
 
 
+class StackedSettings(ProcessSettings):
+    """conf/executor/stacked.yaml; each setting is described there."""
+
+    tokens: int | None = Field(default=None, ge=1)
+    max_padding: float = Field(default=0.25, ge=0, lt=1)
+    length_bucket: int = Field(default=1, ge=1)
+
+
 class RaySettings(ProcessSettings):
     """conf/executor/ray.yaml; each setting is described there."""
 
@@ -276,6 +284,31 @@ def serve(pipe: Connection, output: Connection, source: bytes, settings: Process
     or exception: pickled here, so that what cannot be pickled is an error with a traceback at the place that made it.
     Into `output` goes what is printed, by whichever process that a job starts.
     """
+    become_worker(output)
+    sending, model, worker = threading.Lock(), None, os.getpid()
+
+    def send(message: bytes | tuple[int, Progress]) -> None:
+        if os.getpid() != worker:
+            os._exit(0)  # a job has forked: the answer is the worker's to give
+        with sending:  # a thread that a job has left behind may report too
+            pipe.send(message)
+
+    def load() -> None:
+        nonlocal model
+        model = load_model(pickle.loads(source))
+        apply_limits(settings)
+
+    def run(number: int, job: bytes) -> Outcome[Any]:
+        return attempt(carry_out, pickle.loads(job), model, lambda progress: send((number, progress)))
+
+    with suppress(EOFError, OSError):  # the parent is gone
+        send(answered(attempt, load))
+        for number in count(1):
+            send(answered(run, number, pipe.recv_bytes()))
+
+
+def become_worker(output: Connection) -> None:
+    """Have this process end with its parent, hear no Ctrl-C, and print into `output`."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", BARRIER_SPINS)  # before torch loads OpenMP
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears of it, and ends this process
@@ -285,36 +318,17 @@ def serve(pipe: Connection, output: Connection, source: bytes, settings: Process
         os.dup2(own, standard)
     sys.stdout = sys.stderr  # which keeps no line back
     end_with_parent()
-    sending, model, worker = threading.Lock(), None, os.getpid()
-
-    def send(message: bytes | tuple[int, Progress]) -> None:
-        if os.getpid() != worker:
-            os._exit(0)  # a job has forked: the answer is the worker's to give
-        with sending:  # a thread that a job has left behind may report too
-            pipe.send(message)
-
-    def answer(action: Callable[..., Outcome[Any]], *arguments: Any) -> None:
-        try:
-            answered = pickle.dumps(action(*arguments))
-        except Exception as error:
-            answered = pickle.dumps(_portable(error))
-        send(answered)
-
-    def load() -> None:
-        nonlocal model
-        model = load_model(pickle.loads(source))
-        _apply_limits(settings)
-
-    def run(number: int, job: bytes) -> Outcome[Any]:
-        return attempt(carry_out, pickle.loads(job), model, lambda progress: send((number, progress)))
-
-    with suppress(EOFError, OSError):  # the parent is gone
-        answer(attempt, load)
-        for number in count(1):
-            answer(run, number, pipe.recv_bytes())
 
 
-def _apply_limits(settings: ProcessSettings) -> None:
+def answered(action: Callable[..., Outcome[Any]], *arguments: Any) -> bytes:
+    """The outcome of an action, or what it raised, pickled."""
+    try:
+        return pickle.dumps(action(*arguments))
+    except Exception as error:
+        return pickle.dumps(_portable(error))
+
+
+def apply_limits(settings: ProcessSettings) -> None:
     """Limit torch's threads to this worker's share, and allow `memory_gib` more than what the loaded model uses.
 
     A limit on all of the address space would be hard to set: torch maps gigabytes of libraries and reserves of

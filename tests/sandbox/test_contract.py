@@ -13,7 +13,8 @@ from arc_seal.errors import ExecutorClosed, InputError, ModelError, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.ray import RayExecutor
-from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits, ProcessSettings
+from arc_seal.sandbox.stacked import StackedExecutor
+from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits, ProcessSettings, StackedSettings
 from tests.sandbox import jobs
 from tests.sandbox.cluster import needs_ray, on_cluster
 
@@ -38,13 +39,17 @@ def two_processes(source: Any, timeout_s: float) -> Executor:
     return ProcessExecutor(source, ProcessSettings(workers=2, timeout_s=timeout_s))
 
 
+def stacked(source: Any, timeout_s: float) -> Executor:
+    return StackedExecutor(source, StackedSettings(workers=2, timeout_s=timeout_s))
+
+
 def on_ray(source: Any, timeout_s: float) -> Executor:
     return RayExecutor(source, on_cluster(timeout_s=timeout_s))
 
 
 @pytest.fixture(
     scope="module",
-    params=[inline, one_process, two_processes, pytest.param(on_ray, marks=[needs_ray, pytest.mark.slow])],
+    params=[inline, one_process, two_processes, stacked, pytest.param(on_ray, marks=[needs_ray, pytest.mark.slow])],
 )
 def make(request: pytest.FixtureRequest) -> Make:
     executor: Make = request.param
@@ -168,12 +173,13 @@ def test_a_job_may_have_a_limit_of_its_own(make: Make, executor: Executor, log: 
 
 
 def test_as_many_jobs_run_at_once_as_there_are_workers(executor: Executor, tmp_path: Path) -> None:
-    meetings = [jobs.Meet(tmp_path, str(number), executor.workers) for number in range(3 * executor.workers)]
+    at_once = 1 if isinstance(executor, StackedExecutor) else executor.workers  # it stacks only jobs that train
+    meetings = [jobs.Meet(tmp_path, str(number), at_once) for number in range(3 * executor.workers)]
     with ThreadPoolExecutor(executor.workers + 1) as threads:
         results = [outcome.result for outcome in threads.map(lambda job: executor.run(job, ignore), meetings)]
     spans = [result[1:] for result in results if result is not None and result[0]]
     assert len(spans) == len(meetings), "no job waited for the others in vain"
-    assert max(sum(begun <= now < ended for begun, ended in spans) for now, _ in spans) == executor.workers
+    assert max(sum(begun <= now < ended for begun, ended in spans) for now, _ in spans) == at_once
 
 
 def test_each_thread_hears_of_its_own_job(executor: Executor) -> None:
@@ -213,6 +219,7 @@ def test_closing_is_for_good(make: Make, tmp_path: Path) -> None:
         ("inline", {}, InlineExecutor, 1),
         ("process", {}, ProcessExecutor, 1),
         ("process", {"workers": 2}, ProcessExecutor, 2),
+        ("stacked", {}, StackedExecutor, 16),
     ],
 )
 def test_configuration_makes_the_executor(
@@ -246,6 +253,9 @@ def test_configuration_makes_the_ray_executor(log: Path) -> None:
         ("process", {"workers": "two"}, 'executor.workers: expected a valid integer, found "two"'),
         ("process", {"retries": 1}, "executor.retries: expected a setting that there is, found an unknown one"),
         ("inline", {"workers": 1}, "executor.workers: expected a setting that there is, found an unknown one"),
+        ("stacked", {"tokens": 0}, "executor.tokens: expected greater than or equal to 1, found 0"),
+        ("stacked", {"max_padding": 1.0}, "executor.max_padding: expected less than 1, found 1.0"),
+        ("stacked", {"length_bucket": 0.5}, "executor.length_bucket: expected a valid integer, found 0.5"),
         ("ray", {"workers": 1.0}, "executor.workers: expected a valid integer, found 1.0"),
         ("ray", {"num_cpus": -1}, "executor.num_cpus: expected 0, a part of 1, or a whole number, found -1"),
         ("ray", {"num_gpus": 1.5}, "executor.num_gpus: expected 0, a part of 1, or a whole number, found 1.5"),

@@ -1,4 +1,4 @@
-"""Causal attention that is trained in blocks on a CPU, and multiplies in the precision that autocast says.
+"""Causal attention that is trained in blocks on a CPU, and multiplies in the precision that autocast says; its cache.
 
 Shapes: batch B, heads H, tokens T, keys K, head width W.
 """
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from transformers.cache_utils import DynamicLayer
 
 BLOCK = 128
 """Queries of one block; 64 and 256 were as fast within a fifth at contexts of 150 to 2,500 tokens."""
@@ -16,20 +17,63 @@ MOST_WEIGHTS = 2**24
 """Most attention weights that one layer keeps from its forward to its backward pass: 64 MB of them in float32."""
 
 
+ROOM = 64
+"""Least tokens that a cache makes room for at once."""
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention, [B, H, T, W] and keys and values [B, H, K, W] -> [B, H, T, W]; without a mask causal, and K = T.
+    """Attention, [B, H, T, W] and keys and values [B, H, K, W] -> [B, H, T, W].
+
+    Without a mask it is causal, and K = T; or there is one query, the last, which may look at every key.
 
     Training on a CPU goes in blocks: torch's kernel takes twice as long in bfloat16, as it multiplies at a tenth of the
     processor's rate. It keeps no weights for the backward pass, so where there are too many of them it is taken.
     """
     weights = query.shape[:2].numel() * query.shape[2] ** 2 / 2
-    if mask is None and query.requires_grad and query.device.type == "cpu" and weights <= MOST_WEIGHTS:
+    is_causal = mask is None and query.shape[2] == key.shape[2]
+    if is_causal and query.requires_grad and query.device.type == "cpu" and weights <= MOST_WEIGHTS:
         flat = [lowered(each).flatten(0, 1) for each in (query, key, value)]
         with torch.autocast("cpu", enabled=False):
             mixed: Tensor = CausalAttention.apply(*flat)  # type: ignore[no-untyped-call]
         return mixed.unflatten(0, query.shape[:2])  # type: ignore[no-any-return]
-    whole: Tensor = scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None)
+    whole: Tensor = scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
     return whole
+
+
+class GrowingLayer(DynamicLayer):
+    """The cached keys and values of one layer, [B, H, K, W], with room behind them for those of tokens to come.
+
+    transformers' own are copied whole for every token that is read, which takes as long as attention itself.
+    """
+
+    _rooms: tuple[Tensor, Tensor] | None = None  # what `keys` and `values` are the beginning of
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Add the keys and values of T tokens, [B, H, T, W]; returns all, [B, H, K, W]."""
+        if key_states.requires_grad:  # a backward pass would find its keys written over
+            return super().update(key_states, value_states, *args, **kwargs)
+        if not self.is_initialized:
+            super().update(key_states[:, :, :0], value_states[:, :, :0], *args, **kwargs)
+        before = self.get_seq_length()
+        length = before + key_states.shape[-2]
+        if self._rooms is None or not self._fits(self._rooms[0], length):
+            new, kept = (key_states, value_states), (self.keys, self.values)
+            sizes = [(*each.shape[:2], length + max(ROOM, length // 8), each.shape[-1]) for each in new]
+            keys, values = (each.new_empty(size) for each, size in zip(new, sizes, strict=True))
+            for room, each in zip((keys, values), kept, strict=True):
+                if each is not None and before:
+                    room[:, :, :before] = each
+            self._rooms = keys, values
+        for room, each in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, before:length] = each
+        self.keys, self.values = (room[:, :, :length] for room in self._rooms)
+        return self.keys, self.values
+
+    def _fits(self, room: Tensor, length: int) -> bool:
+        """Whether there is room; none where other rows were chosen since, or in tensors that may not be written to."""
+        is_own = self.keys is not None and self.keys.data_ptr() == room.data_ptr()
+        may_write = torch.is_inference_mode_enabled() or not room.is_inference()
+        return is_own and may_write and length <= room.shape[2]
 
 
 def lowered(hidden: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import llguidance
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from arc_seal.errors import ModelError
+from arc_seal.models.grid_network import GridTransformer
 from arc_seal.models.prompt import Encoded, Sampling
 
 if TYPE_CHECKING:
@@ -47,8 +49,19 @@ class CachedContext:
         for row, prompt in enumerate(self.prompts):
             begin = self._longest - len(prompt.ids)
             ids[row, begin:], positions[:, row, begin:] = prompt.ids, prompt.positions
-        self.first = self._forward(ids, positions)[:, -1]
+        self.first = self._forward(ids, positions, only_last=True)[:, -1]
         return self.first
+
+    def part(self, rows: Sequence[int]) -> "CachedContext":
+        """Some of the rows by themselves, to read on in; this context stays as it is."""
+        chosen, index = copy(self), torch.tensor(rows, device=self.first.device)
+        chosen.prompts, chosen.first = [self.prompts[row] for row in rows], self.first[index]
+        chosen._mask = None if self._mask is None else self._mask[index]
+        chosen._behind, chosen._next = self._behind[:, rows], self._next[:, rows]
+        chosen._cache = copy(self._cache)
+        chosen._cache.layers = [copy(layer) for layer in self._cache.layers]  # which are given other tensors, no more
+        chosen._cache.batch_select_indices(index)
+        return chosen
 
     def repeat(self, count: int) -> None:
         """Have each row `count` times, one behind the other: samples of one prompt share its reading."""
@@ -60,7 +73,7 @@ class CachedContext:
 
     def read(self, tokens: ArrayLike) -> Tensor:
         """Read on in every row, [rows, tokens] or one token each, [rows]; returns the last states, [rows, width]."""
-        return self._forward(np.asarray(tokens, np.int64).reshape(len(self.prompts), -1))[:, -1]
+        return self._forward(np.asarray(tokens, np.int64).reshape(len(self.prompts), -1), only_last=True)[:, -1]
 
     def read_instead(self, tokens: NDArray[np.int64]) -> Tensor:
         """Read tokens right behind the prompts, in place of whatever was read there.
@@ -72,8 +85,10 @@ class CachedContext:
         self._read, self._next = self._longest, self._behind
         return self._forward(tokens)
 
-    def _forward(self, ids: NDArray[np.int64], positions: NDArray[np.int64] | None = None) -> Tensor:
-        """ids [rows, tokens], positions [axes, rows, tokens] -> [rows, tokens, width]."""
+    def _forward(
+        self, ids: NDArray[np.int64], positions: NDArray[np.int64] | None = None, *, only_last: bool = False
+    ) -> Tensor:
+        """ids [rows, tokens], positions [axes, rows, tokens] -> [rows, tokens or 1, width]."""
         if positions is None:
             positions = np.empty((len(self._next), *ids.shape), np.int64)
             for column, written in enumerate(ids.T):
@@ -85,7 +100,10 @@ class CachedContext:
         mask = None if self._mask is None else torch.nn.functional.pad(self._mask, behind, value=1)
         tokens, where = torch.from_numpy(ids).to(device), model_positions(torch.from_numpy(positions).to(device))
         read = {"input_ids": tokens, "position_ids": where, "attention_mask": mask, "past_key_values": self._cache}
-        output = self.model.network.get_decoder()(**read, use_cache=True)
+        decoder = self.model.network.get_decoder()
+        if only_last and isinstance(decoder, GridTransformer):
+            read["only_last"] = True
+        output = decoder(**read, use_cache=True)
         self._cache = output.past_key_values
         hidden: Tensor = output.last_hidden_state
         return hidden

@@ -19,17 +19,18 @@ positions are [AXES, B, T].
 """
 
 import math
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm, silu
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from arc_seal.models.attention import attend, lowered
+from arc_seal.models.attention import GrowingLayer, attend, lowered
 from arc_seal.models.grid_codec import ASK, INPUT, OUTPUT, PAD, VOCABULARY, next_positions
 from arc_seal.models.prompt import END, ROW_END
 
@@ -116,10 +117,17 @@ class Rotation:
         half = heads.shape[-1] // 2
         return heads * self.cos + heads.roll(half, dims=-1) * self.sin
 
+    def of_last(self) -> Self:
+        """That of the last token alone."""
+        last = copy(self)
+        last.cos, last.sin = self.cos[:, :, -1:], self.sin[:, :, -1:]
+        return last
+
 
 class Shared(NamedTuple):
     """What all layers of one forward pass are given; the mask is [B, 1, T, K], None for plain causal attention."""
 
+    asking: int  # how many tokens, the last, have queries and a result; 0 for all
     queries: Rotation
     keys: Rotation
     mask: Tensor | None
@@ -147,8 +155,8 @@ class Attention(nn.Module):
     def forward(self, hidden: Tensor, shared: Shared, wanted: Tensor | None) -> Tensor:
         """[B, T, D] -> [B, T, D]; for `wanted` see Layer."""
         query, key, value = (
-            project(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D / H]
-            for project in (self.q_proj, self.k_proj, self.v_proj)
+            projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [B, H, T, D / H]
+            for projected in (self.q_proj(hidden[:, -shared.asking :]), self.k_proj(hidden), self.v_proj(hidden))
         )
         # QK-norm (arXiv 2010.04245), without a gain: no score can grow beyond the square root of a head's width.
         query = shared.queries.turn(rms_norm(query, query.shape[-1:], eps=self.eps))
@@ -188,9 +196,12 @@ class Layer(nn.Module):
         self.feed_forward = FeedForward(config)
 
     def forward(self, hidden: Tensor, shared: Shared, wanted: Tensor | None) -> Tensor:
-        """[B, T, D] -> [B, T, D], or of the N tokens at the rows and columns `wanted`, [2, N] -> [N, D]."""
+        """[B, T, D] -> [B, T, D], or of the N tokens at the rows and columns `wanted`, [2, N] -> [N, D].
+
+        Of the last `shared.asking` tokens, where that is not 0: [B, asking, D].
+        """
         attended = self.attention(lowered(self.attention_norm(hidden)), shared, wanted)
-        hidden = _picked(hidden, wanted) + attended
+        hidden = _picked(hidden[:, -shared.asking :], wanted) + attended
         output: Tensor = hidden + self.feed_forward(lowered(self.feed_forward_norm(hidden)))
         return output
 
@@ -261,13 +272,14 @@ class GridTransformer(GridPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool = False,
         wanted: Tensor | None = None,
+        only_last: bool = False,
         **ignored: Any,
     ) -> BaseModelOutputWithPast:
-        """Read tokens, [B, T]; returns the last hidden states, [B, T, D] or [N, D], and the cache.
+        """Read tokens, [B, T]; returns the last hidden states, [B, T, D], [N, D] or [B, 1, D], and the cache.
 
-        The arguments are Hugging Face's, but for `position_ids`, [AXES, B, T], which whole sequences need not have, and
-        `wanted`, [2, N]: rows and columns of the tokens whose last hidden states are wanted. `attention_mask`, [B, K],
-        is for padding to the left of a token.
+        The arguments are Hugging Face's, but for `position_ids`, [AXES, B, T], which whole sequences need not have,
+        `wanted`, [2, N], rows and columns of the tokens whose last hidden states are wanted, and `only_last`, for those
+        of each row's last token; not both. `attention_mask`, [B, K], is for padding to the left of a token.
         """
         cache = past_key_values
         before = cache.get_seq_length() if cache is not None else 0
@@ -278,7 +290,7 @@ class GridTransformer(GridPreTrainedModel):
                 raise ValueError("tokens that follow others need position_ids, [3, batch, tokens]")
             position_ids = positions_of(input_ids)
         if cache is None and (self.config.use_cache if use_cache is None else use_cache):
-            cache = DynamicCache(config=self.config)
+            cache = Cache(layer_class_to_replicate=GrowingLayer)
         hidden = self.embed_tokens(input_ids)  # [B, T, D]
         head = self.config.hidden_size // self.config.num_attention_heads
         frequencies = rotary_frequencies(head, self.config.rope_base).to(hidden.device)
@@ -288,12 +300,15 @@ class GridTransformer(GridPreTrainedModel):
         dtype = lowered(hidden[:0]).dtype
         queries, keys = (Rotation(each, frequencies, dtype) for each in (following, position_ids))
         mask = causal_mask(input_ids.shape[1], before, attention_mask, hidden.device)
-        shared = Shared(queries, keys, mask, cache)
+        shared = Shared(0, queries, keys, mask, cache)
         states, embedded, last = [], hidden, len(self.layers) - 1
         for number, layer in enumerate(self.layers):
             states.append(hidden)
             if self.mixing is not None:
                 hidden = self.mixing[number, 0] * hidden + self.mixing[number, 1] * embedded
+            if only_last and number == last:  # of the other tokens nothing but keys and values is needed
+                one = None if mask is None else mask[:, :, -1:]
+                shared = Shared(1, queries.of_last(), keys, one, cache)
             hidden = layer(hidden, shared, wanted if number == last else None)
         hidden = self.norm(hidden)
         return BaseModelOutputWithPast(hidden, cache, (*states, hidden) if output_hidden_states else None)
@@ -332,11 +347,11 @@ class GridForCausalLM(GridPreTrainedModel, GenerationMixin):
 
 
 def causal_mask(tokens: int, before: int, attention_mask: Tensor | None, device: torch.device) -> Tensor | None:
-    """Which keys each of T tokens may look at, [B or 1, 1, T, K]; None for plain causal attention, which is faster.
+    """Which keys each of T tokens may look at, [B or 1, 1, T, K]; None where `attend` needs no mask, and is faster.
 
     `before` tokens are in the cache; `attention_mask` is 0 for padding, [B, K].
     """
-    if attention_mask is None and before == 0:
+    if attention_mask is None and (before == 0 or tokens == 1):  # the only token may look at every key
         return None
     index = torch.arange(before + tokens, device=device)
     mask = (index <= index[before:, None])[None, None]  # [1, 1, T, K]

@@ -29,6 +29,10 @@ from arc_seal.models.weights import ChatSource, GridSource, ModelSource, fingerp
 tqdm.set_lock(threading.RLock())  # locks threads alone; its own lock would be left behind by a worker that is killed
 
 
+ALIGNED = 64
+"""Bytes that torch aligns memory to."""
+
+
 class Model:
     """A language model in memory, chat model or grid model. Its weights are frozen: only an adapter is ever trained.
 
@@ -122,7 +126,7 @@ def load(source: ModelSource) -> Model:
         for key, expected in (("model_type", GridConfig.model_type), ("vocab_size", VOCABULARY)):
             if (found := getattr(network.config, key)) != expected:
                 raise ModelError(source.location, "config.json", f"{key} {expected}", str(found))
-    torch.nn.Module.to(network, device)
+    align(torch.nn.Module.to(network, device))
     with reading(source.location):  # a file that can be read may still make no model
         codec: Codec = ChatCodec(tokenizer, source.system) if isinstance(source, ChatSource) else GridCodec()
         return Model(source.name, network, codec, tokenizer, fingerprint(source.location))
@@ -172,6 +176,17 @@ def read_network(location: str, folder: str, dtype: torch.dtype) -> PreTrainedMo
     if isinstance(network, GridForCausalLM) and (more := sorted(report["unexpected_keys"])):
         raise ModelError(location, "", "weights of config.json's network alone", f"{len(more)} more, such as {more[0]}")
     return network
+
+
+def align(network: torch.nn.Module) -> None:
+    """Have every weight on the CPU begin where torch's own do, at a multiple of `ALIGNED` bytes.
+
+    One that is mapped from a file begins anywhere, and products with few rows are rounded by where it does: the same
+    weights would give other numbers by the length of a file's header.
+    """
+    for weight in network.parameters():
+        if weight.device.type == "cpu" and weight.data_ptr() % ALIGNED:
+            weight.data = weight.data.clone()
 
 
 def pick_device(name: str) -> torch.device:

@@ -32,7 +32,7 @@ from arc_seal.sandbox.worker import (
     attempt,
     become_worker,
     carry_out,
-    load_model,
+    load_for_good,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def serve_stack(pipe: Connection, output: Connection, source: bytes, settings: S
     models: list[Model] = []
 
     def load() -> None:
-        models.append(load_model(pickle.loads(source)))
+        models.append(load_for_good(source))
         apply_limits(settings.model_copy(update={"workers": 1}))  # all jobs share the one process
 
     with suppress(EOFError, OSError):  # the parent is gone

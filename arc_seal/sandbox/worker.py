@@ -5,6 +5,7 @@ its user has chosen to run.
 """
 
 import fcntl
+import gc
 import multiprocessing
 import os
 import pickle
@@ -222,6 +223,20 @@ def load_model(source: ModelSource) -> "Model":
             return source.load()
 
 
+def load_for_good(source: bytes) -> "Model":
+    """Load a pickled source's model for as long as the process lives.
+
+    Torch's and transformers' modules are hundreds of thousands of objects that stay. To look through them for garbage,
+    while they come and ever again later, would cost a quarter of the time that loading takes.
+    """
+    gc.disable()
+    try:
+        return load_model(pickle.loads(source))
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def carry_out(job: Job[R], model: "Model", report: Report) -> R:
     """Do a job's work on a loaded model."""
     done: Any
@@ -295,7 +310,7 @@ def serve(pipe: Connection, output: Connection, source: bytes, settings: Process
 
     def load() -> None:
         nonlocal model
-        model = load_model(pickle.loads(source))
+        model = load_for_good(source)
         apply_limits(settings)
 
     def run(number: int, job: bytes) -> Outcome[Any]:

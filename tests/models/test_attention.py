@@ -1,12 +1,16 @@
 """Attention in blocks is attention: the same numbers, forward and backward, as torch's own kernel."""
 
+from collections.abc import Callable, Sequence
+from copy import copy
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from arc_seal.models import attention
-from arc_seal.models.attention import BLOCK, CausalAttention, attend
+from arc_seal.models.attention import BLOCK, ROOM, CausalAttention, GrowingLayer, attend
 
 
 def heads(tokens: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -52,3 +56,55 @@ def test_it_multiplies_in_what_autocast_says() -> None:
 def test_where_too_much_would_be_kept_torch_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "MOST_WEIGHTS", 100)
     assert "ScaledDotProduct" in type(attend(*heads(9), None).grad_fn).__name__
+
+
+def test_a_single_query_looks_at_every_key() -> None:
+    query, key, value = heads(7)
+    whole = scaled_dot_product_attention(query, key, value, is_causal=True)
+    torch.testing.assert_close(attend(query[:, :, -1:], key, value, None), whole[:, :, -1:])
+
+
+def grown(parts: Sequence[Tensor]) -> GrowingLayer:
+    """A cache that was given some parts of keys; values are the keys' negatives."""
+    layer = GrowingLayer()
+    for part in parts:
+        keys, values = layer.update(part, -part)
+        assert keys is layer.keys and values is layer.values
+    return layer
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_cache_holds_what_it_was_given_whatever_its_room(mode: Callable[[], Any]) -> None:
+    given = heads(4 * ROOM)[0].detach()
+    with mode():
+        layer = grown(given.split([1, ROOM - 1, 1, 1, ROOM, 2 * ROOM - 2], dim=2))
+        assert torch.equal(layer.keys, given) and torch.equal(layer.values, -given)
+        assert layer.get_seq_length() == 4 * ROOM
+
+
+def test_a_cache_writes_over_nothing_that_others_hold() -> None:
+    given = heads(9)[0].detach()
+    layer = grown([given])
+    other = copy(layer)
+    other.batch_select_indices(torch.tensor([1]))
+    other.update(given[1:, :, :1], given[1:, :, :1])
+    layer.crop(-3)
+    layer.update(given[:, :, :2], given[:, :, :2])
+    assert torch.equal(layer.keys, torch.cat([given[:, :, :6], given[:, :, :2]], dim=2))
+    assert torch.equal(other.keys, torch.cat([given[1:], given[1:, :, :1]], dim=2))
+
+
+def test_a_cache_made_in_inference_mode_can_be_used_outside() -> None:
+    given = heads(5)[0].detach()
+    with torch.inference_mode():
+        layer = grown([given])
+    keys, _ = layer.update(given, given)
+    assert torch.equal(keys, torch.cat([given, given], dim=2))
+
+
+def test_a_cache_keeps_gradients_right() -> None:
+    first, second = heads(3)[0], heads(4)[0]
+    layer = grown([first, second])
+    (layer.keys**2).sum().backward()
+    torch.testing.assert_close(first.grad, 2 * first.detach())
+    torch.testing.assert_close(second.grad, 2 * second.detach())

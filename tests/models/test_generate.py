@@ -85,3 +85,18 @@ def test_samples_of_a_prompt_share_its_reading(model: Model) -> None:
     again = context.read_instead(tokens)
     own, _ = read(model)
     assert near(own.read_instead(tokens[[0, 3]]), again[[0, 3]])
+
+
+@torch.inference_mode()
+def test_part_of_the_rows_is_read_on_in_as_all_are(model: Model) -> None:
+    before, tokens = written(model), written(model, seed=1)
+    all_rows, _ = read(model)
+    all_rows.read(before)
+    whole, _ = read(model)
+    whole.read(before)
+    part = whole.part([1])
+    for columns in (tokens[1:, :2], tokens[1:, 2:]):
+        states = part.read(columns)
+    assert near(states, all_rows.read(tokens)[[1]])
+    assert near(whole.read(tokens), all_rows.read_instead(np.hstack([before, tokens]))[:, -1])
+    assert near(part.read_instead(before[1:]), all_rows.read_instead(before)[[1]])

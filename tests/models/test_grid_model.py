@@ -17,7 +17,7 @@ from arc_seal.config import make
 from arc_seal.errors import ModelError
 from arc_seal.files import conf_dir, weights_dir
 from arc_seal.models.grid_codec import ASK, FIRST_BYTE, INPUT, OUTPUT, PAD, VOCABULARY, GridCodec, text_segment
-from arc_seal.models.model import Model, grid_tokenizer, load
+from arc_seal.models.model import ALIGNED, Model, grid_tokenizer, load
 from arc_seal.models.prompt import END, ROW_END, query_prompt
 from arc_seal.models.weights import GridSource, resolve
 from tests.models.builders import SMALL, grid_model, grid_network, save_model
@@ -57,6 +57,12 @@ def test_folder_is_loaded_whole_or_in_parts(folder: Path, parts: Path) -> None:
         assert loaded.name == "tiny"
         assert torch.equal(logits(loaded), logits(own))
         assert write(loaded, max_tokens=40) == write(own, max_tokens=40)
+
+
+def test_weights_begin_in_memory_where_those_that_torch_makes_do(folder: Path, parts: Path) -> None:
+    for each in (folder, parts):  # their headers are of other lengths
+        network = load(GridSource("grid", str(each), "cpu", "float32")).network
+        assert {weight.data_ptr() % ALIGNED for weight in network.parameters()} == {0}
 
 
 def test_weights_in_half_precision_are_computed_with_as_asked(tmp_path: Path) -> None:

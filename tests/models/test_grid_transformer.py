@@ -106,6 +106,16 @@ def test_a_cache_is_given_when_it_is_wanted(network: GridForCausalLM) -> None:
     assert network(input_ids=ids, use_cache=False).past_key_values is None
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_the_last_states_alone_are_the_last_of_all(network: GridForCausalLM, left: bool) -> None:
+    ids, positions, mask = padded(CONTEXTS, left=True)
+    given = {"input_ids": ids, "position_ids": positions, "attention_mask": mask if left else None}
+    every, last = network.model(**given), network.model(**given, only_last=True)
+    assert near(last.last_hidden_state, every.last_hidden_state[:, -1:])
+    for ours, own in zip(last.past_key_values.layers, every.past_key_values.layers, strict=True):
+        assert near(ours.keys, own.keys) and near(ours.values, own.values)
+
+
 def test_right_padding_changes_nothing(network: GridForCausalLM) -> None:
     ids, positions, mask = padded(CONTEXTS, left=False)
     plain = network(input_ids=ids, position_ids=positions).logits

@@ -1,6 +1,7 @@
 """Models, sources and jobs for the sandbox's tests, in a module that a spawned worker can import."""
 
 import ctypes
+import gc
 import importlib
 import mmap
 import multiprocessing
@@ -227,6 +228,11 @@ def allocate_with_torch() -> None:
 
 def torch_is_there() -> bool:
     return "torch" in sys.modules
+
+
+def garbage_collection() -> tuple[bool, bool]:
+    """Whether garbage is collected, and whether what was loaded is left out of it."""
+    return gc.isenabled(), gc.get_freeze_count() > 1000
 
 
 def torch_threads() -> int:

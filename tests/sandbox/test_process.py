@@ -318,6 +318,10 @@ def test_a_source_of_ones_own_brings_no_torch_along(executor: ProcessExecutor) -
     assert executor.run(jobs.Call(jobs.torch_is_there), ignore).result is False
 
 
+def test_a_worker_collects_garbage_but_never_looks_through_what_was_loaded(executor: ProcessExecutor) -> None:
+    assert executor.run(jobs.Call(jobs.garbage_collection), ignore).result == (True, True)
+
+
 def running_job(tmp_path: Path, function: str) -> tuple[subprocess.Popen[str], int]:
     """A parent in a process group of its own, with a worker in the middle of a job; the worker's id."""
     parent = begun(f"""

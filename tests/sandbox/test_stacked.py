@@ -234,7 +234,7 @@ def test_one_over_time_leaves_though_it_only_waits_for_others() -> None:
     """It is trained, and would predict when as many are as a stack of eight asks for."""
     executor = StackedExecutor(ScriptedSource(), StackedSettings(workers=8, timeout_s=TIMEOUT_S))
     try:
-        outcomes = together(executor, [chosen(0, epochs=10_000, max_examples=8), chosen(1)], [8.0, 3.0])
+        outcomes = together(executor, [chosen(0, epochs=1000, max_examples=8), chosen(1)], [6.0, 3.0])
         assert [each.status for each in outcomes] == [Status.TIMEOUT] * 2
         assert 3.0 <= outcomes[1].seconds < 6.0
     finally:

@@ -18,11 +18,13 @@ from arc_seal.inner_loop.job import AdaptJob, Job, Progress, Result, TrainingSet
 from arc_seal.models.prompt import Sampling
 from arc_seal.models.scripted import ScriptedModel, ScriptedSource
 from arc_seal.sandbox import stacked
+from arc_seal.sandbox.ray import RayExecutor
 from arc_seal.sandbox.stack_worker import can_be_stacked
 from arc_seal.sandbox.stacked import StackedExecutor
 from arc_seal.sandbox.worker import Executor, Outcome, StackedSettings
 from arc_seal.self_edit.edit import ToolCall
 from tests.inner_loop.builders import TURNS, copying_task, ignore, job
+from tests.sandbox.cluster import needs_ray, on_cluster
 from tests.sandbox.jobs import (
     Call,
     Forks,
@@ -247,5 +249,28 @@ def test_a_stack_that_finds_no_memory_is_done_one_at_a_time() -> None:
     try:
         jobs = [chosen(0, epochs=20), chosen(1, epochs=20)]
         assert_as_alone(together(executor, jobs), jobs)
+    finally:
+        executor.close()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_worker_of_a_cluster_may_hold_a_stack(cluster: Any, tmp_path: Path) -> None:
+    executor = RayExecutor(ScriptedSource(), on_cluster(workers=1, stacked=WIDTH, timeout_s=TIMEOUT_S))
+    lost = replace(chosen(1), toolbox=(str(tmp_path / "none"),))
+    jobs, under_way = [chosen(number, epochs=20) for number in range(WIDTH + 1)], threading.Barrier(WIDTH)
+    try:
+        assert executor.workers == WIDTH
+        for _ in range(2):  # the error of a job is not the worker's
+            with pytest.raises(InputError, match="expected a folder of tools"):
+                executor.run(lost, ignore)
+
+        def meet(progress: Progress) -> None:
+            if (progress.stage, progress.step) == ("train", 1):
+                under_way.wait(60)
+
+        with ThreadPoolExecutor(WIDTH) as pool:
+            outcomes = list(pool.map(lambda one: executor.run(one, meet), jobs[:WIDTH]))
+        assert_as_alone([*outcomes, executor.run(jobs[WIDTH], ignore)], jobs)
     finally:
         executor.close()

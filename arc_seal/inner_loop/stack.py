@@ -181,14 +181,20 @@ class Stack:
 
         An exception is what a job failed with. What is raised is nobody's alone, such as that memory is out.
         """
+        if failed := self._let_go():  # since the last call
+            return failed
         if self._trained and (not self._training or len(self._trained) >= self._enough):
             asked, self._trained = self._trained, []
             self._predict(asked)
             return [(member.key, member.failure or _result(member)) for member in asked]
         self._update()
-        failed = [member for member in self._training if member.failure is not None]
-        self._let_go()
-        return [(member.key, member.failure or _result(member)) for member in failed]
+        return self._let_go()
+
+    def fail(self, key: int, failure: Exception) -> None:
+        """Have a job fail that is in it; the next call of `advance` returns it."""
+        for member in (*self._training, *self._trained):
+            if member.key == key:
+                member.failure = failure
 
     def clear(self) -> None:
         """Let all jobs go."""
@@ -227,8 +233,10 @@ class Stack:
         self._rows.gradients[rows] = weights.grad
         return rows, losses.detach()
 
-    def _let_go(self) -> None:
-        """Take those out of the training that failed or are done."""
+    def _let_go(self) -> list[tuple[int, Result | Exception]]:
+        """Take those out of the training that are done, and those out of the stack that failed, which are returned."""
+        lost = [member for member in (*self._training, *self._trained) if member.failure is not None]
+        self._trained = [member for member in self._trained if member.failure is None]
         kept = []
         for row, member in enumerate(self._training):
             if member.failure is not None:
@@ -241,6 +249,7 @@ class Stack:
         if len(kept) < len(self._training):
             self._rows.keep(kept)
             self._training = [self._training[row] for row in kept]
+        return [(member.key, member.failure) for member in lost if member.failure is not None]
 
     @torch.inference_mode()
     def _predict(self, members: Sequence[_Member]) -> None:

@@ -1,8 +1,9 @@
-"""Jobs on a Ray cluster: each worker is an actor on some node that holds a process executor. Loads Ray when used.
+"""Jobs on a Ray cluster: each worker is an actor on some node that holds an executor. Loads Ray when used.
 
-Timeouts, memory and deaths of a job come back from the process executor and are never tried again. An actor runs no job
-itself, so a job cannot break it: when it is lost, its machine is at fault; another is made, and the job goes to
-whichever is free. (Ray's own retries would keep the job with the one actor, even where that finds no room any more.)
+That is a process executor, or a stacked one for several jobs side by side. Timeouts, memory and deaths of a job come
+back from it and are never tried again. An actor runs no job itself, so a job cannot break it: when it is lost, its
+machine is at fault; another is made, and the job goes to whichever is free. (Ray's own retries would keep the job with
+the one actor, even where that finds no room any more.)
 """
 
 import importlib.util
@@ -15,15 +16,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
 from arc_seal.errors import ExecutorClosed, InputError, Status, one_line
 from arc_seal.inner_loop.job import Job, Progress, Report
 from arc_seal.models.weights import ModelSource
 from arc_seal.sandbox.process import ProcessExecutor
-from arc_seal.sandbox.worker import Outcome, R, RaySettings
+from arc_seal.sandbox.stacked import StackedExecutor
+from arc_seal.sandbox.worker import Outcome, ProcessSettings, R, RaySettings, StackedSettings
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -37,10 +40,12 @@ class RayExecutor:
     """Runs jobs on the workers of a Ray cluster, under limits that are enforced. Where it has less room, fewer work."""
 
     def __init__(self, source: ModelSource, settings: RaySettings) -> None:
-        self._source, self._settings, self.workers = pickle.dumps(source), settings, settings.workers
+        self._source, self._settings = pickle.dumps(source), settings
+        self.workers = settings.workers * settings.stacked
         self._actors: set[ActorHandle] = set()
-        self._busy: set[ActorHandle] = set()
-        self._free: list[ActorHandle] = []  # those that have their place; the last one used is the last
+        # Once for each job that an actor is at, and for each that it has room for; the last one used is the last.
+        self._busy: list[ActorHandle] = []
+        self._free: list[ActorHandle] = []
         self._change, self._closed, self._load_ahead = threading.Condition(), False, False
         self._entry: Future[None] = Future()  # of the cluster
         self._thread = threading.Thread(target=self._stay, name="ray-cluster", daemon=True)
@@ -103,7 +108,7 @@ class RayExecutor:
 
         try:
             owned = _connect(self._settings)
-            for _ in range(self.workers):
+            for _ in range(self._settings.workers):
                 self._add_actor()
         except Exception as error:  # raised in the threads that wait for an actor
             self._entry.set_exception(error)
@@ -122,10 +127,16 @@ class RayExecutor:
         import ray
 
         place = {"num_cpus": self._settings.num_cpus, "num_gpus": self._settings.num_gpus}
-        actor = ray.remote(**place)(JobActor).remote(self._source, self._settings)
+        room = self._settings.stacked
+        made, place = (StackActor, place | {"max_concurrency": room + 1}) if room > 1 else (JobActor, place)
+        actor = ray.remote(**place)(made).remote(self._source, self._settings)
         self._actors.add(actor)
         placed = actor.start.remote() if self._load_ahead else actor.__ray_ready__.remote()
-        placed.future().add_done_callback(lambda _: self._free.insert(0, actor))  # in Ray's thread: without the lock
+
+        def offer(ready: object) -> None:  # in Ray's thread: without the lock
+            self._free[:0] = [actor] * room
+
+        placed.future().add_done_callback(offer)
 
     @contextmanager
     def _actor(self) -> "Iterator[ActorHandle]":
@@ -149,19 +160,26 @@ class RayExecutor:
                     cluster = f"a cluster of {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
                     raise _no_room(self._settings, f"none within {self._settings.place_timeout_s:g} s on {cluster}")
                 self._change.wait(0.1)  # the latest that an actor's arrival is seen
-            self._busy.add(actor := self._free.pop())
+            actor = min(reversed(self._free), key=self._busy.count)
+            self._free.remove(actor)
+            self._busy.append(actor)
         keep = False
         try:
             yield actor
             keep = True
+        except ray.exceptions.RayTaskError:  # the job's own, which others that the actor is at are not to suffer for
+            keep = True
+            raise
         finally:  # after an interrupt too: the job may go on, and its worker ends with it
             with self._change:
-                self._busy.discard(actor)
-                if keep:
+                self._busy.remove(actor)
+                if keep and actor in self._actors:
                     self._free.append(actor)
-                elif not self._closed:
+                elif not self._closed and actor in self._actors:
                     ray.kill(actor)
                     self._actors.discard(actor)
+                    while actor in self._free:
+                        self._free.remove(actor)
                     self._add_actor()
                 self._change.notify_all()
 
@@ -170,17 +188,42 @@ class JobActor(ProcessExecutor):
     """A worker on some node; its methods are called through Ray."""
 
     def __init__(self, source: bytes, settings: RaySettings) -> None:
-        main = sys.modules["__main__"]
-        if hasattr(main, "__file__"):  # a process spawned here would run Ray's main module again, which takes seconds
-            del main.__file__
-        if not settings.num_gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves them visible
+        _settle(settings)
         super().__init__(pickle.loads(source), settings.model_copy(update={"workers": 1}))
 
     def carry_out(self, job: bytes, timeout_s: float | None) -> Iterator[Progress | Outcome[Any] | None]:
         """`stream` a pickled job, after a None that says that it has begun."""
         yield None
         yield from self.stream(job, timeout_s)
+
+
+class StackActor(StackedExecutor):
+    """A worker on some node that does several jobs side by side; its methods are called through Ray."""
+
+    def __init__(self, source: bytes, settings: RaySettings) -> None:
+        _settle(settings)
+        shared = settings.model_dump(include=set(ProcessSettings.model_fields))
+        super().__init__(pickle.loads(source), StackedSettings(**{**shared, "workers": settings.stacked}))
+
+    def carry_out(self, job: bytes, timeout_s: float | None) -> Iterator[Progress | Outcome[Any] | None]:
+        """As `JobActor` does, for as many jobs at the same time as are stacked."""
+        yield None
+        said: SimpleQueue[Progress | None] = SimpleQueue()
+        with ThreadPoolExecutor(1) as thread:
+            running: Future[Outcome[Any]] = thread.submit(self.run, pickle.loads(job), said.put, timeout_s)
+            running.add_done_callback(lambda _: said.put(None))
+            while (progress := said.get()) is not None:
+                yield progress
+        yield running.result()
+
+
+def _settle(settings: RaySettings) -> None:
+    """Make an actor's process one that worker processes can be spawned from, which see no GPU that is not theirs."""
+    main = sys.modules["__main__"]
+    if hasattr(main, "__file__"):  # a process spawned here would run Ray's main module again, which takes seconds
+        del main.__file__
+    if not settings.num_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves them visible
 
 
 def _connect(settings: RaySettings) -> bool:

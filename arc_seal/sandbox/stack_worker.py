@@ -10,6 +10,7 @@ job, `(number, None)` when it is begun, `(number, Progress)`, and at last `(numb
 exception, or None for a job that is to be done again with nothing beside it. The model's outcome has number 0.
 """
 
+import os
 import pickle
 import threading
 import time
@@ -36,7 +37,7 @@ from arc_seal.sandbox.worker import (
 )
 
 if TYPE_CHECKING:
-    from arc_seal.inner_loop.stack import Stack
+    from arc_seal.inner_loop.stack import Prepared, Stack
     from arc_seal.models.model import Model
 
 
@@ -67,7 +68,7 @@ def serve_stack(pipe: Connection, output: Connection, source: bytes, settings: S
 
 
 class _Stopped(JobFailure):
-    """The parent wants no answer any more; only that there is one."""
+    """The parent only wants to know when the job has stopped."""
 
     status = Status.TIMEOUT
 
@@ -76,7 +77,7 @@ class _Server:
     """The jobs that are there, and how far they are."""
 
     def __init__(self, pipe: Connection, model: "Model", settings: StackedSettings) -> None:
-        self._pipe, self._sending = pipe, threading.Lock()
+        self._pipe, self._sending, self._process = pipe, threading.Lock(), os.getpid()
         self._model, self._settings = model, settings
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()  # what the main thread is to do
         self._waiting: deque[tuple[int, Job[Any]]] = deque()
@@ -103,6 +104,7 @@ class _Server:
                 number, job = self._pipe.recv()
                 if job is None:
                     self._stopped.add(number)
+                    self._inbox.put(partial(self._stop, number))
                 else:
                     self._inbox.put(partial(self._take, number, job))
         self._inbox.put(None)
@@ -112,9 +114,15 @@ class _Server:
         while True:
             number, job = self._to_prepare.get()
             self._note_begun(number)
-            from arc_seal.inner_loop.stack import prepare
+            self._inbox.put(partial(self._join, number, _tried(self._prepared, number, job)))
 
-            self._inbox.put(partial(self._join, number, _tried(prepare, job, self._model)))
+    def _prepared(self, number: int, job: AdaptJob) -> "Prepared":
+        from arc_seal.inner_loop.stack import prepare
+
+        made = prepare(job, self._model)
+        if number in self._stopped:
+            raise _Stopped
+        return made
 
     def _listen(self) -> bool:
         """Do what has come, and wait for it where there is nothing else to do; False when the pipe has ended."""
@@ -133,6 +141,11 @@ class _Server:
             self._waiting.append((number, cast(Job[Any], loaded.result)))
         else:
             self._answer(number, loaded)
+
+    def _stop(self, number: int) -> None:
+        """Have a job leave the stack, also where it waits for others and reports nothing."""
+        if self._stack:
+            self._stack.fail(number, _Stopped())
 
     def _may_begin(self) -> bool:
         """Whether the first that waits may be begun: if it can be stacked, or has the model for itself."""
@@ -196,6 +209,8 @@ class _Server:
         self._send(number, answered(_given, timed))
 
     def _send(self, number: int, said: Progress | bytes | None) -> None:
+        if os.getpid() != self._process:
+            os._exit(0)  # a job has forked: the answer is the worker's to give
         with self._sending:
             self._pipe.send((number, said))
 

@@ -16,6 +16,7 @@ import threading
 import time
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from enum import Enum
 from itertools import count
 from queue import Empty, SimpleQueue
@@ -103,12 +104,15 @@ class _StackProcess(WorkerProcess):
 
     def __init__(self, source: bytes, settings: StackedSettings) -> None:
         super().__init__(serve_stack, source, settings)
-        self._loaded: Future[bytes | None] = Future()  # what came of the model; None where the process has ended
-        self._numbers, self._sending = count(1), threading.Lock()
+        self._loaded: Future[bytes | None] = Future()  # what came of the model, pickled; None if it was ended from here
+        self._numbers = count(1)
+        self._to_say: SimpleQueue[tuple[int, bytes | None] | None] = SimpleQueue()
+        self._change = threading.Lock()  # of what follows
         self._heard: dict[int, SimpleQueue[Any]] = {}  # of each job that has no answer yet
         self._begun: set[int] = set()
         self._over = self._ended = False  # whether it has ended, and whether it was ended from here
-        threading.Thread(target=self._hear, name="stack-answers", daemon=True).start()
+        for target in (self._say, self._hear):
+            threading.Thread(target=target, name=f"stack{target.__name__}", daemon=True).start()
 
     def run(self, job: bytes, report: Report, timeout_s: float) -> Outcome[Any] | Again:
         """Wait for the model, which is reported if it takes time, and have a pickled job done."""
@@ -118,7 +122,7 @@ class _StackProcess(WorkerProcess):
         number, heard = next(self._numbers), SimpleQueue[Any]()
         try:
             self._begin(number, job, heard)
-            found = self._answer(number, heard, report, timeout_s)
+            said = self._answer(number, heard, report, timeout_s)
         except Exception:  # its report has failed
             self._stop(number, heard)
             raise
@@ -127,9 +131,14 @@ class _StackProcess(WorkerProcess):
             raise
         finally:
             self._forget(number)
+        if not isinstance(said, bytes):
+            return said
+        found: Outcome[Any] | Exception | None = pickle.loads(said)
         if isinstance(found, Exception):
             raise found
-        return found
+        if found is not None and found.status in BROKEN:
+            self.end()
+        return Again.ALONE if found is None else found
 
     def end(self) -> None:
         """End the process; jobs under way are to be done again."""
@@ -147,12 +156,9 @@ class _StackProcess(WorkerProcess):
         except TimeoutError:
             loading = Outcome(Status.TIMEOUT, None, str(TimeIsUp(self._load_timeout_s)), self._seconds)
         else:
-            if said is None and self._ended:
-                return Again.TOGETHER
             if said is None:
-                loading = Outcome(Status.DIED, None, self._cause_of_death(), self._seconds)
-            else:
-                loading = pickle.loads(said)
+                return Again.TOGETHER
+            loading = pickle.loads(said)
         if isinstance(loading, Outcome) and loading.status is Status.OK:
             if waiting:
                 report(Progress("load", 1, 1))
@@ -168,40 +174,38 @@ class _StackProcess(WorkerProcess):
         return time.perf_counter() - self._started
 
     def _begin(self, number: int, job: bytes, heard: "SimpleQueue[Any]") -> None:
-        with self._sending:
+        with self._change:
             if self._over:
                 heard.put(Again.TOGETHER)
                 return
             self._heard[number] = heard
-            with suppress(OSError):  # the process is gone; the thread that hears it will say so
-                self._pipe.send((number, job))
+        self._to_say.put((number, job))
 
     def _answer(
         self, number: int, heard: "SimpleQueue[Any]", report: Report, timeout_s: float
-    ) -> Outcome[Any] | Again | Exception:
-        """What comes of a job, its progress reported."""
+    ) -> Outcome[Any] | Again | bytes:
+        """What comes of a job, its progress reported; bytes are the worker's own answer, pickled."""
         begun: float | None = None
         while True:
             try:
                 said = heard.get(timeout=None if begun is None else max(0.0, begun + timeout_s - time.perf_counter()))
             except Empty:
                 self._stop(number, heard)
-                return Outcome(Status.TIMEOUT, None, str(TimeIsUp(timeout_s)), time.perf_counter() - (begun or 0.0))
+                said = Outcome(Status.TIMEOUT, None, str(TimeIsUp(timeout_s)), 0.0)
             match said:
                 case None:
                     begun = time.perf_counter()
                 case Progress():
                     report(said)
+                case Outcome():  # made here
+                    return replace(said, seconds=time.perf_counter() - (begun or time.perf_counter()))
                 case _:
-                    if isinstance(said, Outcome) and said.status in BROKEN:
-                        self.end()
-                    return cast("Outcome[Any] | Again | Exception", said)
+                    return cast("Again | bytes", said)
 
     def _stop(self, number: int, heard: "SimpleQueue[Any]") -> None:
         """Have a job stopped; the process is ended where it does not stop."""
         deadline = time.perf_counter() + GRACE_S
-        with self._sending, suppress(OSError):
-            self._pipe.send((number, None))
+        self._to_say.put((number, None))
         with suppress(Empty):
             while isinstance(heard.get(timeout=max(0.0, deadline - time.perf_counter())), Progress | None):
                 pass
@@ -209,9 +213,15 @@ class _StackProcess(WorkerProcess):
         self.end()
 
     def _forget(self, number: int) -> None:
-        with self._sending:
+        with self._change:
             self._heard.pop(number, None)
             self._begun.discard(number)
+
+    def _say(self) -> None:
+        """In a thread of its own, as a process that reads nothing would keep any other: what the process is told."""
+        with suppress(OSError):  # the process is gone; the thread that hears it will say so
+            while (said := self._to_say.get()) is not None:
+                self._pipe.send(said)
 
     def _hear(self) -> None:
         """In a thread of its own: what the process says, until it has ended."""
@@ -219,29 +229,28 @@ class _StackProcess(WorkerProcess):
             while self._pipe.poll(1.0) or self.process.is_alive() or self._pipe.poll():
                 if self._pipe.poll():  # it does not end with the worker where a job has left a process behind
                     self._note(*self._pipe.recv())
-        with self._sending:
-            self._over, waiting, begun = True, dict(self._heard), set(self._begun)
+        with self._change:
+            self._over, waiting, begun, ended = True, dict(self._heard), set(self._begun), self._ended
+        self._to_say.put(None)
+        died: Outcome[Any] = Outcome(Status.DIED, None, "" if ended else self._cause_of_death(), self._seconds)
         if not self._loaded.done():
-            self._loaded.set_result(None)
-        cause = "" if self._ended else self._cause_of_death()
+            self._loaded.set_result(None if ended else pickle.dumps(died))
         for number, heard in waiting.items():
-            if self._ended or (begun and number not in begun):
+            if ended or (begun and number not in begun):
                 heard.put(Again.TOGETHER)
-            elif len(begun) > 1:
-                heard.put(Again.ALONE)
-            else:
-                heard.put(Outcome(Status.DIED, None, cause, self._seconds))
+            else:  # where several were under way, or none, it is not known whose fault it was
+                heard.put(died if len(begun) == 1 else Again.ALONE)
 
     def _note(self, number: int, said: Progress | bytes | None) -> None:
         """Give what was said to the thread that waits for it."""
         if number == 0:
             self._loaded.set_result(cast(bytes, said))
-        elif number in self._heard:
-            heard: Any = said
+            return
+        with self._change:
+            if (heard := self._heard.get(number)) is None:  # nobody waits for it any more
+                return
             if said is None:
                 self._begun.add(number)
             elif isinstance(said, bytes):
                 self._begun.discard(number)
-                answer = pickle.loads(said)
-                heard = Again.ALONE if answer is None else answer
-            self._heard[number].put(heard)
+        heard.put(said)

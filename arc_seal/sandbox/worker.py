@@ -84,6 +84,7 @@ class RaySettings(ProcessSettings):
     """conf/executor/ray.yaml; each setting is described there."""
 
     address: str | None = None
+    stacked: int = Field(default=1, ge=1)
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     place_timeout_s: float = Field(default=300.0, gt=0)

@@ -169,6 +169,22 @@ def test_one_whose_report_raises_is_taken_out(stage: str) -> None:
         assert_same(found[number], adapt(different(number), model, ignore))
 
 
+@pytest.mark.parametrize("updates", [0, 2])
+def test_one_may_be_made_to_fail_at_any_time(updates: int) -> None:
+    """In training, and trained, when it waits for others that predict with it."""
+    model, short, long = grid_model(), different(1, epochs=1, max_examples=2), different(2)
+    stack, found = Stack(model, 8, SHAPES), dict[int, Result | Exception]()
+    for number, one in enumerate((short, long)):
+        stack.add(number, prepare(one, model), ignore)
+    for _ in range(updates):
+        assert not stack.advance()
+    stack.fail(0, JobFailure("enough"))
+    assert [(key, str(failure)) for key, failure in stack.advance()] == [(0, "enough")]
+    while len(stack):
+        found.update(stack.advance())
+    assert_same(found[1], adapt(long, model, ignore))
+
+
 def test_each_hears_of_its_own_updates() -> None:
     model, jobs = grid_model(), [different(number) for number in range(3)]
     seen: dict[int, list[Progress]] = {number: [] for number in range(3)}

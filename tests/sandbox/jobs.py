@@ -350,6 +350,17 @@ def unpicklable() -> Unpicklable:
     return Unpicklable()
 
 
+class Unreadable:
+    """Something that can be sent, but not received."""
+
+    def __reduce__(self) -> Any:
+        return unreadable_input, ()
+
+
+def unreadable_result() -> Unreadable:
+    return Unreadable()
+
+
 def unreadable_input() -> None:
     raise ModelError("tools/mine.py", "line 3", "a function", "a hole")
 

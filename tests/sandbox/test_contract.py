@@ -257,6 +257,7 @@ def test_configuration_makes_the_ray_executor(log: Path) -> None:
         ("stacked", {"max_padding": 1.0}, "executor.max_padding: expected less than 1, found 1.0"),
         ("stacked", {"length_bucket": 0.5}, "executor.length_bucket: expected a valid integer, found 0.5"),
         ("ray", {"workers": 1.0}, "executor.workers: expected a valid integer, found 1.0"),
+        ("ray", {"stacked": 0}, "executor.stacked: expected greater than or equal to 1, found 0"),
         ("ray", {"num_cpus": -1}, "executor.num_cpus: expected 0, a part of 1, or a whole number, found -1"),
         ("ray", {"num_gpus": 1.5}, "executor.num_gpus: expected 0, a part of 1, or a whole number, found 1.5"),
         ("ray", {"retries": -1}, "executor.retries: expected greater than or equal to 0, found -1"),

@@ -1,6 +1,7 @@
 """Jobs side by side in one process: each ends as it would alone, and what breaks the process costs the others time."""
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,12 +18,22 @@ from arc_seal.inner_loop.job import AdaptJob, Job, Progress, Result, TrainingSet
 from arc_seal.models.prompt import Sampling
 from arc_seal.models.scripted import ScriptedModel, ScriptedSource
 from arc_seal.sandbox import stacked
+from arc_seal.sandbox.ray import RayExecutor
 from arc_seal.sandbox.stack_worker import can_be_stacked
 from arc_seal.sandbox.stacked import StackedExecutor
 from arc_seal.sandbox.worker import Executor, Outcome, StackedSettings
 from arc_seal.self_edit.edit import ToolCall
 from tests.inner_loop.builders import TURNS, copying_task, ignore, job
-from tests.sandbox.jobs import Call, torch_threads
+from tests.sandbox.cluster import needs_ray, on_cluster
+from tests.sandbox.jobs import (
+    Call,
+    Forks,
+    exit_with_3,
+    hang_with_the_lock,
+    nothing,
+    torch_threads,
+    unreadable_result,
+)
 from tests.self_edit.builders import edit
 
 TIMEOUT_S = 120.0
@@ -43,6 +54,16 @@ class CrampedSource:
 
         stack.Stack.advance = cramped  # type: ignore[method-assign]
         return ScriptedModel()
+
+
+@dataclass(frozen=True)
+class Large:
+    """A job of many bytes."""
+
+    text: str
+
+    def run(self, model: Any, report: Any) -> int:
+        return len(self.text)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +163,30 @@ def test_an_error_of_a_job_is_raised_and_the_others_go_on(executor: StackedExecu
     assert_as_alone([fine.result()], [chosen(0, epochs=3)])
 
 
+def test_a_job_that_forks_is_answered_once(executor: StackedExecutor) -> None:
+    worker, answered = executor.run(Forks(), ignore).result or (0, 1)
+    assert worker == answered
+    assert executor.run(Call(nothing), ignore).status is Status.OK
+
+
+def test_a_result_that_cannot_be_read_is_an_error_of_its_job(executor: StackedExecutor) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        fine = pool.submit(executor.run, chosen(0, epochs=3), ignore)
+        with pytest.raises(InputError, match="a hole"):
+            executor.run(Call(unreadable_result), ignore)
+    assert_as_alone([fine.result()], [chosen(0, epochs=3)])
+
+
+def test_a_death_is_the_jobs_that_was_under_way(executor: StackedExecutor) -> None:
+    executor.run(Call(nothing), ignore)
+    time.sleep(0.2)
+    begun = time.perf_counter()
+    outcome = executor.run(Call(exit_with_3), ignore)
+    assert (outcome.status, outcome.message) == (Status.DIED, "the worker ended with exit code 3")
+    assert outcome.seconds <= time.perf_counter() - begun
+    assert executor.run(Call(nothing), ignore).status is Status.OK
+
+
 def test_only_a_fresh_adapter_on_the_plain_model_is_stacked() -> None:
     plain = chosen(0)
     assert can_be_stacked(plain)
@@ -173,10 +218,59 @@ def test_one_that_does_not_stop_ends_the_process_and_the_others_begin_again(
 
 
 @pytest.mark.slow
+def test_one_that_keeps_the_process_from_reading_is_ended(
+    executor: StackedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacked, "GRACE_S", 0.5)
+    executor.run(Call(nothing), ignore)
+    with ThreadPoolExecutor(2) as pool:
+        stuck = pool.submit(executor.run, Call(hang_with_the_lock), ignore, 1.0)
+        time.sleep(0.5)
+        large = pool.submit(executor.run, Large("x" * (1 << 22)), ignore)  # more than the pipe holds
+        assert stuck.result(timeout=30).status is Status.TIMEOUT
+        assert large.result(timeout=60).status is Status.OK
+
+
+@pytest.mark.slow
+def test_one_over_time_leaves_though_it_only_waits_for_others() -> None:
+    """It is trained, and would predict when as many are as a stack of eight asks for."""
+    executor = StackedExecutor(ScriptedSource(), StackedSettings(workers=8, timeout_s=TIMEOUT_S))
+    try:
+        outcomes = together(executor, [chosen(0, epochs=1000, max_examples=8), chosen(1)], [6.0, 3.0])
+        assert [each.status for each in outcomes] == [Status.TIMEOUT] * 2
+        assert 3.0 <= outcomes[1].seconds < 6.0
+    finally:
+        executor.close()
+
+
+@pytest.mark.slow
 def test_a_stack_that_finds_no_memory_is_done_one_at_a_time() -> None:
     executor = StackedExecutor(CrampedSource(), StackedSettings(workers=2, timeout_s=TIMEOUT_S))
     try:
         jobs = [chosen(0, epochs=20), chosen(1, epochs=20)]
         assert_as_alone(together(executor, jobs), jobs)
+    finally:
+        executor.close()
+
+
+@needs_ray
+@pytest.mark.slow
+def test_a_worker_of_a_cluster_may_hold_a_stack(cluster: Any, tmp_path: Path) -> None:
+    executor = RayExecutor(ScriptedSource(), on_cluster(workers=1, stacked=WIDTH, timeout_s=TIMEOUT_S))
+    lost = replace(chosen(1), toolbox=(str(tmp_path / "none"),))
+    jobs, under_way = [chosen(number, epochs=20) for number in range(WIDTH + 1)], threading.Barrier(WIDTH)
+    try:
+        assert executor.workers == WIDTH
+        for _ in range(2):  # the error of a job is not the worker's
+            with pytest.raises(InputError, match="expected a folder of tools"):
+                executor.run(lost, ignore)
+
+        def meet(progress: Progress) -> None:
+            if (progress.stage, progress.step) == ("train", 1):
+                under_way.wait(60)
+
+        with ThreadPoolExecutor(WIDTH) as pool:
+            outcomes = list(pool.map(lambda one: executor.run(one, meet), jobs[:WIDTH]))
+        assert_as_alone([*outcomes, executor.run(jobs[WIDTH], ignore)], jobs)
     finally:
         executor.close()

@@ -1,8 +1,10 @@
 """Solve ARC tasks: `python -m arc_seal.solve task.json`."""
 
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -115,22 +117,24 @@ class _Session:
     kept: Path  # where it is kept: another folder where that one was taken
     several: bool  # whether there are files of all runs together
     resumed: bool
+    began: float = field(default_factory=time.monotonic)
     runs: "dict[int, Run]" = field(default_factory=dict)
+    before: "dict[int, Solved]" = field(default_factory=dict)  # what came of items until time was up
     lock: "threading.RLock" = field(default_factory=threading.RLock)
 
     def place(self, folder: Path) -> Path:
         """Where a run is kept."""
         return self.kept / folder.relative_to(self.top)
 
-    def keep(self, runs: "Mapping[int, Run]") -> None:
-        """Note what came of items; the files of all runs together are written anew."""
+    def keep(self, runs: "Mapping[int, Run]", ended: bool = True) -> None:
+        """Note what came of items; the files of all runs together are written anew. What has not ended is not shown."""
         from arc_seal.ui.run_folder import write_sweep
         from arc_seal.ui.views import SweepView
 
         with self.lock:
             self.runs.update(runs)
             for run in runs.values():
-                if isinstance(self.view, SweepView):
+                if isinstance(self.view, SweepView) and ended:
                     self.view.ran(run)
                 elif run.error is not None:
                     raise run.error
@@ -155,6 +159,9 @@ class _Session:
         solved, task = load_result(folder, item.config.recorded), item.entry[0].id
         if solved.task_id != task:
             raise InputError(str(folder), "", f"a result of task {task}", f"one of {solved.task_id}")
+        if solved.open:
+            self.before[item.number] = solved
+            return None
         return Run(solved.task_id, solved.seed, folder, solved)
 
     def solve_all(self, items: "list[_Item]") -> None:
@@ -177,8 +184,12 @@ class _Session:
         try:
             if self.several:
                 self.view.stage("tasks", len(self.runs), len(self.runs) + len(items))
-            for _ in concurrently(executor, partial(self.solve, executor=executor), items):
-                pass
+            if self.several and items[0].config.deadline_s is not None and items[0].config.select == "all":
+                self.solve_until(items, executor)
+            else:
+                ordered = sorted(items, key=lambda item: -item.entry[0].cells) if executor.workers > 1 else items
+                for _ in concurrently(executor, partial(self.solve, executor=executor), ordered):
+                    pass
         finally:
             self.view.close()
             executor.close()
@@ -194,8 +205,8 @@ class _Session:
         alone = self.view if isinstance(self.view, TaskView) else None
         try:
             if alone is not None:
-                alone.begin(task, config.seed, config.samples)
-            solved = solve_task(task, solution, executor, config, self.view)
+                alone.begin(task, config.seed, config.rollouts)
+            solved = solve_task(task, solution, executor, config, self.view, self.before.get(item.number))
             write_run(folder, solved, item.entry, config.recorded)
             if alone is not None:
                 alone.end(task, solution, solved, folder)
@@ -203,6 +214,31 @@ class _Session:
             self.keep({item.number: Run(task.id, config.seed, folder, None, error)})
         else:
             self.keep({item.number: Run(task.id, config.seed, folder, solved)})
+
+    def solve_until(self, items: "list[_Item]", executor: "Executor") -> None:
+        """Solve items until their deadline, a stage at a time; the submission names all of them from the beginning."""
+        from arc_seal.outer_loop.solve import Solving, solve_until
+        from arc_seal.ui.run_folder import Run, write_run
+        from arc_seal.ui.views import SweepView
+
+        tasks = [Solving(*each.entry, executor, each.config, self.view, self.before.get(each.number)) for each in items]
+        ends = self.began + min(each.config.deadline_s or math.inf for each in items)
+
+        def run_of(number: int) -> "Run":
+            item = items[number]
+            return Run(item.entry[0].id, item.config.seed, self.place(item.folder), tasks[number].solved())
+
+        def kept(number: int) -> None:
+            run, item, ended = run_of(number), items[number], tasks[number].done
+            if run.solved is not None and run.solved.rollouts:
+                write_run(run.folder, run.solved, item.entry, item.config.recorded)
+            self.keep({item.number: run}, ended)
+            if isinstance(self.view, SweepView):
+                self.view.foreseen([each.chance for each in tasks], ends - time.monotonic())
+
+        self.keep({item.number: run_of(number) for number, item in enumerate(items)}, ended=False)
+        solve_until(ends, tasks, executor, kept)
+        self.keep({item.number: run_of(number) for number, item in enumerate(items) if not tasks[number].done})
 
     def launch(self, items: "list[_Item]", jobs: "list[Composed]") -> None:
         """Have the jobs of items done by the sweep's launcher; what they have kept is then read.

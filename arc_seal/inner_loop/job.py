@@ -147,6 +147,15 @@ class Job(Generic[R]):
         raise NotImplementedError(type(self).__name__)
 
 
+class LoadJob(Job[None]):
+    """Nothing, once the model is loaded."""
+
+    __slots__ = ()
+
+    def run(self, model: "Model", report: Report) -> None:
+        """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class AdaptJob(Job[Result]):
     """Adapt to one task under one self-edit and predict its queries."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from arc_seal.arc.html import figure, section, side_by_side, text
 from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
 from arc_seal.errors import InputError, Status, plural
-from arc_seal.inner_loop.job import Attempt, Progress, Result, pooled, vote
+from arc_seal.inner_loop.job import Attempt, LoadJob, Progress, Result, pooled, vote
 from arc_seal.models.weights import local_path
 from arc_seal.outer_loop.confidence import CALIBRATION, Calibration
 from arc_seal.outer_loop.rollout import (
@@ -71,6 +71,12 @@ class SolveSettings(RolloutSettings):
         if self.select != "all" or not self.train:
             found = "train=false" if not self.train else f"select={self.select}"
             raise InputError("stages", "", "select=all and train=true, or stages=null", found)
+
+    @property
+    def rollouts(self) -> int:
+        """Roll-outs of a task at most."""
+        stages = self.stages or (1,)
+        return sum(self.samples if tokens else 1 for tokens in stages)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -129,7 +135,7 @@ class Solved(BaseModel):
         """What a notebook shows: the attempts, the self-edit, and what failed."""
         verdict = {None: "without a solution to compare with", 0: "not solved", 1: "solved"}[self.reward]
         attempts = [
-            figure(attempt.grid, f"test {query}, attempt {number}, {plural(attempt.votes, 'vote')}")
+            figure(attempt.grid, f"test {query}, attempt {number}, {plural(attempt.votes, 'vote')}{sureness(attempt)}")
             for query, made in enumerate(self.attempts, start=1)
             for number, attempt in enumerate(made, start=1)
         ]
@@ -141,13 +147,19 @@ class Solved(BaseModel):
 
 
 def solve_task(
-    task: Task, solution: Solution | None, executor: Executor, settings: SolveSettings, view: View
+    task: Task,
+    solution: Solution | None,
+    executor: Executor,
+    settings: SolveSettings,
+    view: View,
+    before: Solved | None = None,
 ) -> Solved:
     """Solve a task: self-edits, an inner loop for each that is chosen, one vote over all their candidates.
 
-    The solution is only compared with finished attempts. InputError where the settings contradict one another.
+    The solution is only compared with finished attempts. `before` is what came of it until time was up. InputError
+    where the settings contradict one another.
     """
-    solving = Solving(task, solution, executor, settings, view)
+    solving = Solving(task, solution, executor, settings, view, before)
     ends = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
     solve_until(ends, [solving], executor)
     return solving.solved()
@@ -184,7 +196,6 @@ class Solving:
         if before is not None:
             self._stages = [list(made) for _, made in groupby(before.rollouts, key=lambda each: each.token_budget)]
         self._spent_s = sum(before.seconds.values()) if before is not None else 0.0
-        self.size = sum(len(grid.cells) for pair in task.demos for grid in (pair.input, pair.output))
         self._judge()
 
     @property
@@ -231,6 +242,10 @@ class Solving:
             self._stages.append(sorted(made, key=lambda rollout: rollout.sample))
             self._judge()
         self._spent_s += time.monotonic() - start
+
+    def load(self) -> None:
+        """Wait until a worker has its model. What keeps it from loading, the first job tells."""
+        self._executor.run(LoadJob(), lambda progress: self._clock.progress(0, progress))
 
     def solved(self) -> Solved:
         """What has come of it so far."""
@@ -292,13 +307,18 @@ class Solving:
         return [numbered(number, each) for number, each in enumerate(self._proposed, start=begin)]
 
 
+def sureness(attempt: Attempt) -> str:
+    """Such as `, 87 % sure`; nothing where nothing tells."""
+    return "" if attempt.confidence is None else f", {attempt.confidence:.0%}".replace("%", " % sure")
+
+
 def solve_until(
-    ends: float | None, tasks: Sequence[Solving], executor: Executor, kept: Callable[[Solving], None] | None = None
+    ends: float | None, tasks: Sequence[Solving], executor: Executor, kept: Callable[[int], None] | None = None
 ) -> None:
     """Take tasks through their stages until all are done, or until a time of `time.monotonic`.
 
     Each worker takes up, of the tasks that nobody is at, one that has not begun, the smallest first; after these the
-    one whose next stage probably gains most solved tasks a second. `kept` is called after each stage.
+    whose next stage probably gains most solved tasks a second. `kept` is called after each stage.
     """
     change, busy = threading.Condition(), set[int]()
 
@@ -311,7 +331,7 @@ def solve_until(
             try:
                 tasks[number].advance(budget, left_s())
                 if kept is not None:
-                    kept(tasks[number])
+                    kept(number)
             finally:
                 with change:
                     busy.discard(number)
@@ -332,7 +352,11 @@ def solve_until(
                     return None
                 change.wait()
 
-    for _ in concurrently(executor, work, range(min(executor.workers, len(tasks)))):
+    workers = range(min(executor.workers, len(tasks)))
+    if ends is not None and not all(each.done for each in tasks):  # the limit of a job does not count loading
+        for _ in concurrently(executor, lambda worker: tasks[worker].load(), workers):
+            pass
+    for _ in concurrently(executor, work, workers):
         pass
 
 
@@ -347,7 +371,7 @@ def _next_step(
         return None
     budget, results = solving.budgets[0], [result for stage in solving.results for result in stage]
     if not results or budget is None:
-        return budget, (True, -solving.size)
+        return budget, (True, -solving.task.cells)
     trained = [each for other in tasks for stage in other.results for each in stage]
     read = sum(each.training.tokens for each in trained if each.training is not None)
     spent_s = sum(each.seconds.get("train", 0.0) for each in trained)

@@ -147,10 +147,9 @@ class Job(Generic[R]):
         raise NotImplementedError(type(self).__name__)
 
 
+@dataclass(frozen=True, slots=True)
 class LoadJob(Job[None]):
     """Nothing, once the model is loaded."""
-
-    __slots__ = ()
 
     def run(self, model: "Model", report: Report) -> None:
         """Do nothing."""
@@ -235,9 +234,11 @@ def pooled(earlier: Sequence[Result], last: Sequence[Result]) -> list[Candidate]
     own mistakes. A grid that was scored, but not in the last ones, has no vote any more.
     """
     scores: dict[tuple[int, Grid | None], list[float]] = {}
-    for each in (each for result in last for each in (*result.candidates, *result.known)):
-        if each.score is not None:
-            scores.setdefault((each.query, each.grid), []).append(each.score)
+    for result in last:
+        own = {(each.query, each.grid): each.score for each in (*result.candidates, *result.known)}
+        for grid, score in own.items():
+            if score is not None:
+                scores.setdefault(grid, []).append(score)
     found = [each for result in last for each in result.candidates]
     for each in (each for result in earlier for each in result.candidates):
         if each.score is None:

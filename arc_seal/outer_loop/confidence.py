@@ -1,7 +1,7 @@
 """How probable an attempt is to be right: logistic regressions on what a task's roll-outs say of it.
 
-They are fitted on roll-outs whose answers are known (benchmarks/calibrate.py) and kept beside the weights whose
-roll-outs they were, for they hold for these and the settings alone.
+They are fitted on roll-outs whose answers are known (`fit`) and kept beside the weights whose roll-outs they were, for
+they hold for these and the settings alone.
 """
 
 import json
@@ -43,7 +43,7 @@ class Calibration(Settings):
         except ValidationError as error:
             raise InputError(str(path), *first_fault(error)) from None
         except (OSError, ValueError) as error:
-            raise InputError(str(path), "", "a calibration as benchmarks/calibrate.py writes it", str(error)) from None
+            raise InputError(str(path), "", "a calibration", str(error)) from None
 
     def judged(
         self, attempts: Sequence[Sequence[Attempt]], results: Sequence[Result]

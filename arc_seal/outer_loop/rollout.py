@@ -219,8 +219,13 @@ class Runner:
     author: Author  # who writes them
     view: View  # told what happens
 
-    def propose(self, task: Task, samples: int, run: str = "", round: int = 0) -> list[Rollout]:
-        """The self-edits to try on a task; one may be invalid still after being written `max_resamples` times anew."""
+    def propose(
+        self, task: Task, samples: int, run: str = "", round: int = 0, timeout_s: float | None = None
+    ) -> list[Rollout]:
+        """The self-edits to try on a task; one may be invalid still after being written `max_resamples` times anew.
+
+        `timeout_s` is in the place of the executor's limit of a job, and holds for writing all of them.
+        """
         provenance = {"model": self.settings.model_name, **_provenance()}
         proposed = []
         for sample in range(samples):
@@ -232,7 +237,7 @@ class Runner:
             key = {"run": run, "round": round, "task": task.id, "sample": sample}
             proposed.append(Rollout.model_validate({**key, "seed": seed, "self_edit": edit, **provenance}))
         if self.author.kind == "policy":
-            proposed = self._written(task, proposed)
+            proposed = self._written(task, proposed, timeout_s)
         # One self-edit by hand is the same for all, and without any there is nothing to show.
         shown = {"none": 0, "hand": 1}.get(self.author.kind)
         for rollout in proposed[:shown]:
@@ -301,19 +306,19 @@ class Runner:
             adapt_from=self.author.adapt_from,
         )
 
-    def _written(self, task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
+    def _written(self, task: Task, rollouts: Sequence[Rollout], timeout_s: float | None) -> list[Rollout]:
         """Have the model write all of them at once, and those that are not valid anew; the time is shared equally."""
         settings, schema, seconds = self.settings, self.settings.edit_schema, 0.0
         found, wanted = list(rollouts), list(rollouts)
         for again in range(settings.max_resamples + 1):
-            if not wanted:
+            if not wanted or (again and timeout_s is not None and seconds >= timeout_s):
                 break
             seed = derived_seed(self.author.seed, task.id, "write", again)
             sampling = Sampling(len(wanted), settings.temperature, seed, settings.max_tokens)
             job = WriteJob(
                 task, schema.menu(), settings.edit_example, schema.json_schema(), sampling, self.author.policy
             )
-            outcome = self._run(job, wanted[0].sample)
+            outcome = self._run(job, wanted[0].sample, None if timeout_s is None else timeout_s - seconds)
             seconds += outcome.seconds
             for number, rollout in enumerate(wanted):
                 made: dict[str, Any] = {"status": outcome.status, "message": outcome.message}

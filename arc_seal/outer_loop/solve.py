@@ -3,7 +3,6 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -14,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from arc_seal.arc.html import figure, section, side_by_side, text
 from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
-from arc_seal.errors import InputError, Status, plural
-from arc_seal.inner_loop.job import Attempt, LoadJob, Progress, Result, pooled, vote
+from arc_seal.errors import InputError, ModelError, Status, plural
+from arc_seal.inner_loop.job import Attempt, LoadJob, Result, pooled, vote
 from arc_seal.models.weights import local_path
 from arc_seal.outer_loop.confidence import CALIBRATION, Calibration
 from arc_seal.outer_loop.rollout import (
@@ -30,12 +29,10 @@ from arc_seal.outer_loop.rollout import (
     grids,
     versions,
 )
+from arc_seal.outer_loop.stages import LoadClock, roll_out_best, solve_until
 from arc_seal.sandbox.worker import Executor
 from arc_seal.self_edit.edit import SelfEdit, canonical
 from arc_seal.settings import shortened
-
-GUESSED_TOKEN_S, LEFT_SHARE = 2e-4, 0.9
-"""Seconds a training token before any was read; how much of the time left a stage is planned to fill."""
 
 
 class SolveSettings(RolloutSettings):
@@ -57,7 +54,7 @@ class SolveSettings(RolloutSettings):
         super().check(policy_writes=policy_writes)
         if self.stages is not None:
             self._check_stages(self.stages)
-        if self.abstain_below is not None and self.calibration is None:
+        if self.calibration is None and self.abstain_below is not None:
             raise InputError("abstain_below", "", "a model that comes with a calibration", self.model_name)
         if not self.train and (self.policy is not None or self.select == "held_out"):
             found = "policy" if self.policy is not None else "select=held_out"
@@ -82,8 +79,14 @@ class SolveSettings(RolloutSettings):
     def calibration(self) -> Calibration | None:
         """What the model's attempts are judged by; None where none comes with its weights."""
         location = self.model.get("location")
-        file = local_path(location) / CALIBRATION if isinstance(location, str) else None
-        return Calibration.load(file) if file is not None and file.is_file() else None
+        try:
+            weights = local_path(location) if isinstance(location, str) else None
+        except ModelError:  # a package that is not here may be where the workers are
+            weights = None
+        if weights is None or not weights.exists():
+            return None
+        file = (weights if weights.is_dir() else weights.parent) / CALIBRATION
+        return Calibration.load(file) if file.is_file() else None
 
     @property
     def author(self) -> Author:
@@ -160,8 +163,8 @@ def solve_task(
     where the settings contradict one another.
     """
     solving = Solving(task, solution, executor, settings, view, before)
-    ends = None if settings.deadline_s is None else time.monotonic() + settings.deadline_s
-    solve_until(ends, [solving], executor)
+    limit_s = None if settings.select == "held_out" else settings.deadline_s  # examinations keep to it themselves
+    solve_until(None if limit_s is None else time.monotonic() + limit_s, [solving], executor)
     return solving.solved()
 
 
@@ -189,7 +192,7 @@ class Solving:
         before: Solved | None = None,
     ) -> None:
         self.task, self._solution, self._executor, self._settings = task, solution, executor, settings
-        self._clock = _LoadClock(view)
+        self._clock = LoadClock(view, before.seconds.get("load", 0.0) if before is not None else 0.0)
         self._runner = Runner(executor, settings, settings.author, self._clock)
         self._proposed: list[Rollout] | None = None
         self._stages: list[list[Rollout]] = []
@@ -204,8 +207,13 @@ class Solving:
         stages = self._settings.stages
         if stages is None:
             return () if self._stages else (None,)
-        read = max((rollout.token_budget or 0 for made in self._stages for rollout in made), default=-1)
+        read = max((rollout.token_budget or 0 for rollout in self.rollouts), default=-1)
         return tuple(tokens for tokens in stages if tokens > read)
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """What was tried so far."""
+        return [rollout for made in self._stages for rollout in made]
 
     @property
     def results(self) -> list[list[Result]]:
@@ -219,25 +227,25 @@ class Solving:
         wanted, chance = self._settings.confidence, self.chance
         return not self.budgets or (wanted is not None and chance is not None and chance >= wanted)
 
-    def advance(self, budget: int | None, left_s: float | None = None) -> None:
-        """Do a stage of so many tokens; a roll-out that the time left cuts off counts as never begun."""
-        start = time.monotonic()
-        if self._settings.select == "held_out":
-            proposed = self._runner.propose(self.task, self._settings.samples)
-            made = roll_out_best(proposed, self.task, self._solution, self._runner, self._settings, start)
-        else:
-            limit_s = float(self._settings.executor.get("timeout_s", math.inf))
-            cut_s = left_s if left_s is not None and left_s < limit_s else None
-            known = tuple(map(tuple, grids(self.attempts))) if self._settings.decode.score and self._stages else ()
-            made = list(
-                concurrently(
-                    self._executor,
-                    lambda rollout: self._runner.roll_out(rollout, self.task, self._solution, known, cut_s),
-                    self._of_stage(budget),
-                )
+    @property
+    def gain(self) -> float:
+        """How probably one more stage solves it; 1 where nothing tells."""
+        calibration = self._settings.calibration
+        return 1.0 if calibration is None or self.chance is None else calibration.gain * (1 - self.chance)
+
+    def advance(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> None:
+        """Do a stage of so many tokens until a time of `time.monotonic`, each job in a turn of its own.
+
+        A roll-out that time cuts off counts as never begun.
+        """
+        start, settings = time.monotonic(), self._settings
+        if settings.select == "held_out":
+            proposed = self._runner.propose(self.task, settings.samples)
+            made = roll_out_best(
+                proposed, self.task, self._solution, self._runner, settings.margin, settings.deadline_s, start
             )
-            if cut_s is not None:
-                made = [each for each in made if each.status is not Status.TIMEOUT]
+        else:
+            made = self._tried(budget, ends, turns)
         if made:
             self._stages.append(sorted(made, key=lambda rollout: rollout.sample))
             self._judge()
@@ -245,17 +253,18 @@ class Solving:
 
     def load(self) -> None:
         """Wait until a worker has its model. What keeps it from loading, the first job tells."""
+        start = time.monotonic()
         self._executor.run(LoadJob(), lambda progress: self._clock.progress(0, progress))
+        self._spent_s += time.monotonic() - start
 
     def solved(self) -> Solved:
         """What has come of it so far."""
-        rollouts = [rollout for made in self._stages for rollout in made]
         attempts, least = self.attempts, self._settings.abstain_below
         if least is not None:
             sure = (sum(attempt.confidence or 0.0 for attempt in query) >= least for query in attempts)
             attempts = tuple(query if each else () for query, each in zip(attempts, sure, strict=True))
         seconds = {"load": self._clock.seconds} if self._clock.seconds else {}
-        for rollout in rollouts:
+        for rollout in self.rollouts:
             for stage, spent in rollout.seconds.items():
                 seconds[stage] = seconds.get(stage, 0.0) + spent
         seconds["other"] = max(0.0, self._spent_s - sum(seconds.values()))
@@ -263,7 +272,7 @@ class Solving:
         return Solved(
             task_id=self.task.id,
             seed=self._settings.seed,
-            rollouts=tuple(rollouts),
+            rollouts=tuple(self.rollouts),
             attempts=attempts,
             reward=None if solution is None else binary_reward(grids(attempts), solution),  # type: ignore[arg-type]
             score=None if solution is None else mean_score(grids(attempts), solution),
@@ -277,196 +286,59 @@ class Solving:
         """Vote anew, and say how sure it is."""
         *earlier, last = [*self.results] or [[]]
         flat = [result for results in earlier for result in results]
-        # The best attempts so far at each query, with their confidence where there is a calibration.
-        self.attempts = vote(pooled(flat, last), len(self.task.queries))
+        attempts, calibration = vote(pooled(flat, last), len(self.task.queries)), self._settings.calibration
         # How probable it is that every query has a right attempt; None where nothing tells.
         self.chance: float | None = None
-        calibration = self._settings.calibration
         if calibration is not None and last:
-            self.attempts = calibration.judged(self.attempts, [*flat, *last])
-            self.chance = math.prod(sum(each.confidence or 0.0 for each in query) for query in self.attempts)
+            attempts = calibration.judged(attempts, [*flat, *last])
+            self.chance = math.prod(sum(each.confidence or 0.0 for each in query) for query in attempts)
+        # The best attempts so far at each query, with their confidence where there is a calibration.
+        self.attempts = attempts
 
-    def _of_stage(self, budget: int | None) -> list[Rollout]:
+    def _tried(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> list[Rollout]:
+        """The roll-outs of a stage that have ended before time was up."""
+        known = tuple(map(tuple, grids(self.attempts))) if self._settings.decode.score and self._stages else ()
+
+        def tried(rollout: Rollout) -> Rollout | None:
+            with turns:
+                if ends is not None and time.monotonic() >= ends:
+                    return None
+                made = self._runner.roll_out(rollout, self.task, self._solution, known, self._limit_s(ends))
+            cut = made.status is Status.TIMEOUT and ends is not None and time.monotonic() >= ends
+            return None if cut else made
+
+        with turns:
+            proposed = self._of_stage(budget, self._limit_s(ends))
+        return [each for each in concurrently(self._executor, tried, proposed) if each is not None]
+
+    def _limit_s(self, ends: float | None) -> float | None:
+        """The time left, where that is less than any job may take; None for the executor's own limit."""
+        left_s = math.inf if ends is None else max(0.0, ends - time.monotonic())
+        return left_s if left_s < float(self._settings.executor.get("timeout_s", math.inf)) else None
+
+    def _of_stage(self, budget: int | None, timeout_s: float | None) -> list[Rollout]:
         """The roll-outs of a stage, to be tried: one in context where nothing is trained on."""
         settings = self._settings
         if budget == 0:
             author = replace(settings.author, kind="none", by_hand=None, policy=None)
-            return Runner(self._executor, settings, author, self._clock).propose(self.task, 1)
-        if self._proposed is None:
-            self._proposed = self._runner.propose(self.task, settings.samples)
+            proposed = Runner(self._executor, settings, author, self._clock).propose(self.task, 1)
+        else:
+            if self._proposed is None:
+                self._proposed = self._runner.propose(self.task, settings.samples, timeout_s=timeout_s)
+            proposed = self._proposed
         if settings.stages is None:
-            return self._proposed
-        begin = sum(map(len, self._stages))
+            return proposed
+        begin = len(self.rollouts)
         # Writing is counted once.
-        once = {"writing_s": 0.0} if any(each.self_edit for made in self._stages for each in made) else {}
+        once = {"writing_s": 0.0} if any(each.token_budget for each in self.rollouts) else {}
 
         def numbered(number: int, rollout: Rollout) -> Rollout:
             seed = derived_seed(settings.seed, self.task.id, "adapt", number)
             return rollout.model_copy(update={"sample": number, "seed": seed, "token_budget": budget, **once})
 
-        return [numbered(number, each) for number, each in enumerate(self._proposed, start=begin)]
+        return [numbered(number, each) for number, each in enumerate(proposed, start=begin)]
 
 
 def sureness(attempt: Attempt) -> str:
     """Such as `, 87 % sure`; nothing where nothing tells."""
     return "" if attempt.confidence is None else f", {attempt.confidence:.0%}".replace("%", " % sure")
-
-
-def solve_until(
-    ends: float | None, tasks: Sequence[Solving], executor: Executor, kept: Callable[[int], None] | None = None
-) -> None:
-    """Take tasks through their stages until all are done, or until a time of `time.monotonic`.
-
-    Each worker takes up, of the tasks that nobody is at, one that has not begun, the smallest first; after these the
-    whose next stage probably gains most solved tasks a second. `kept` is called after each stage.
-    """
-    change, busy = threading.Condition(), set[int]()
-
-    def left_s() -> float | None:
-        return None if ends is None else ends - time.monotonic()
-
-    def work(_: int) -> None:
-        while (found := take()) is not None:
-            number, budget = found
-            try:
-                tasks[number].advance(budget, left_s())
-                if kept is not None:
-                    kept(number)
-            finally:
-                with change:
-                    busy.discard(number)
-                    change.notify_all()
-
-    def take() -> tuple[int, int | None] | None:
-        """A task and the tokens of its next stage; None where there is nothing more to do."""
-        with change:
-            while True:
-                idle = [number for number in range(len(tasks)) if number not in busy]
-                steps = {number: _next_step(tasks[number], tasks, left_s()) for number in idle}
-                worth = {number: step[1] for number, step in steps.items() if step is not None}
-                if worth:
-                    number = max(worth, key=lambda each: worth[each])
-                    busy.add(number)
-                    return number, steps[number][0]  # type: ignore[index]
-                if not busy:
-                    return None
-                change.wait()
-
-    workers = range(min(executor.workers, len(tasks)))
-    if ends is not None and not all(each.done for each in tasks):  # the limit of a job does not count loading
-        for _ in concurrently(executor, lambda worker: tasks[worker].load(), workers):
-            pass
-    for _ in concurrently(executor, work, workers):
-        pass
-
-
-def _next_step(
-    solving: Solving, tasks: Sequence[Solving], left_s: float | None
-) -> tuple[int | None, tuple[bool, float]] | None:
-    """The tokens of a task's next stage, and what it is worth; None where it is done, or too little time is left.
-
-    A stage that would take too long is shortened, to no less than twice the tokens of the one before.
-    """
-    if solving.done or (left_s is not None and left_s <= 0):
-        return None
-    budget, results = solving.budgets[0], [result for stage in solving.results for result in stage]
-    if not results or budget is None:
-        return budget, (True, -solving.task.cells)
-    trained = [each for other in tasks for stage in other.results for each in stage]
-    read = sum(each.training.tokens for each in trained if each.training is not None)
-    spent_s = sum(each.seconds.get("train", 0.0) for each in trained)
-    token_s = spent_s / read if read else GUESSED_TOKEN_S
-    predict_s = results[-1].seconds.get("predict", 0.0)
-    before = results[-1].training.tokens if results[-1].training else 0
-    if left_s is not None and predict_s + token_s * budget > left_s:
-        budget = int((LEFT_SHARE * left_s - predict_s) / token_s)
-        if budget < 2 * max(before, 1):
-            return None
-    gain = 1 - (solving.chance or 0.0)
-    return budget, (False, gain / (predict_s + token_s * budget))
-
-
-def roll_out_best(
-    proposed: Sequence[Rollout],
-    task: Task,
-    solution: Solution | None,
-    runner: Runner,
-    settings: SolveSettings,
-    start: float,
-    clock: Callable[[], float] = time.monotonic,
-) -> list[Rollout]:
-    """Examine every self-edit on left-out demonstrations, then try the best and those close to it, the best first.
-
-    Equal self-edits are examined once. One that is not tried is recorded as `NOT_CHOSEN`. With `deadline_s` nothing
-    more is begun that would probably end too late, but for one inner loop; seconds count from `start` on the clock.
-    """
-    longest_s = 0.0
-
-    def in_time(examinations: int = 0) -> bool:
-        """Whether so many more examinations, and an inner loop after them, would probably end in time."""
-        if settings.deadline_s is None:
-            return True
-        # An inner loop has more demonstrations than one that is examined.
-        inner_loop_s = 1.5 * longest_s / min(settings.folds, len(task.demos))
-        return clock() - start + examinations * longest_s + inner_loop_s <= settings.deadline_s
-
-    examined: dict[int, Rollout] = {}
-    for rollout in proposed:
-        if rollout.status is not Status.OK or any(rollout.self_edit == each.self_edit for each in examined.values()):
-            continue
-        if examined and not in_time(examinations=1):
-            break
-        begun = clock()
-        examined[rollout.sample] = runner.examine(rollout, task)
-        longest_s = max(longest_s, clock() - begun)
-    scores = {sample: each.held_out for sample, each in examined.items() if each.held_out is not None}
-    best = max(scores.values(), default=0.0)
-    ranked = sorted((sample for sample in scores if scores[sample] >= best - settings.margin), key=lambda n: -scores[n])
-    if not ranked:
-        # No examination came to anything. It is several inner loops in one job, so one that was stopped says little
-        # about a single one: the first self-edit is tried, if there is one that was not examined.
-        valid = [each.sample for each in proposed if each.status is Status.OK]
-        ranked = sorted(valid, key=lambda sample: sample in examined)[:1]
-    done: dict[int, Rollout] = {}
-    for sample in ranked:
-        if not done or in_time():
-            held_out = examined[sample].examination if sample in examined else None
-            chosen = proposed[sample].model_copy(update={"examination": held_out})
-            done[sample] = runner.roll_out(chosen, task, solution)
-    for rollout in proposed:
-        if rollout.sample not in done:
-            twin = any(each.self_edit == rollout.self_edit for each in proposed[: rollout.sample])
-            barred = _not_tried(rollout, examined.get(rollout.sample), "equal to another" if twin else "time was up")
-            done[rollout.sample] = runner.roll_out(barred, task, solution)
-    return [done[rollout.sample] for rollout in proposed]
-
-
-def _not_tried(rollout: Rollout, examined: Rollout | None, unexamined: str) -> Rollout:
-    """Say why a roll-out is not tried."""
-    if rollout.status is not Status.OK:
-        return rollout
-    if examined is None:
-        return rollout.model_copy(update={"status": Status.NOT_CHOSEN, "message": f"not examined: {unexamined}"})
-    if examined.held_out is None:
-        return examined
-    message = f"held-out log-probability {examined.held_out:.3f} a symbol"
-    return examined.model_copy(update={"status": Status.NOT_CHOSEN, "message": message})
-
-
-class _LoadClock:
-    """A view that adds up how long the model was waited for, and passes everything on."""
-
-    def __init__(self, view: View) -> None:
-        self.note, self.stage, self.advance = view.note, view.stage, view.advance
-        self.proposed, self.finished = view.proposed, view.finished
-        self.seconds = 0.0
-        self._view, self._begun = view, 0.0
-
-    def progress(self, sample: int, progress: Progress) -> None:
-        """Note when loading begins and ends."""
-        if progress.stage == "load":
-            if progress.step == 0:
-                self._begun = time.monotonic()
-            else:
-                self.seconds += time.monotonic() - self._begun
-        self._view.progress(sample, progress)

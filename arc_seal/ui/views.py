@@ -304,7 +304,16 @@ class SweepView(RunView):
         solved = [f"about {sum(known):.0f} solved so far"] if known else []
         with self._lock:
             self._below = ", ".join([*solved, f"{duration(max(0.0, left_s))} until the deadline"])
-            self._count(0)
+            if self._stage:
+                self._count(0)
+
+    def close(self, *_: object) -> None:
+        """End the stage; what was foreseen goes with it."""
+        with self._lock:
+            self._below = ""
+            super().close()
+
+    __exit__ = close
 
     def sum_up(self, runs: Sequence[Run], folder: Path) -> None:
         """Say what all came to, where the answers are and what to type to look at them."""
@@ -431,6 +440,7 @@ def _verdict(run: Run) -> tuple[str, str, list[str]]:
     if len(failed) == len(solved.rollouts):
         return str(failed[0].status), _BAD, [facts[1], printable(failed[0].message)]
     facts += [f"{len(failed)} of {plural(len(solved.rollouts), 'roll-out')} failed"] if failed else []
+    facts += ["time was up"] if solved.open else []
     if solved.reward is None:
         return "done", "", facts
     if solved.reward:

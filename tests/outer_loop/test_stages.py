@@ -144,7 +144,7 @@ def test_what_was_found_before_is_scored_again_and_an_adapter_is_not_asked_of_it
     answers = {0: WRONG, 4000: RIGHT, 16000: WRONG}
     executor = Trained(
         solves=lambda job: answers[executor.tokens(job)] == RIGHT,
-        score=lambda job, grid: {0: -0.1, 4000: -0.2, 16000: -1.0 if grid == RIGHT else -9.0}[executor.tokens(job)],
+        score=lambda job, grid: {0: -0.1, 4000: -0.2, 16000: -1.0}[executor.tokens(job)] - 8 * (grid == WRONG),
     )
     solved = solve(executor, NEVER_SURE)
     assert [job.known for job in executor.of(AdaptJob)] == [(), (), ()]  # no scores were asked for
@@ -196,15 +196,12 @@ def test_sure_of_one_test_is_not_sure_of_the_task(tmp_path: Path) -> None:
     assert solving.chance == pytest.approx(0.92**2, abs=1e-3) and solving.gain == pytest.approx(0.25 * 0.1536, abs=1e-3)
 
 
-def test_unsure_answers_are_left_out_where_asked(tmp_path: Path) -> None:
-    unsure, sure = (calibrated(tmp_path, constant, 0.0, abstain_below=0.5) for constant in (-1.0, 1.0))
+@pytest.mark.parametrize(("constant", "kept"), [(-0.01, 0), (0.01, 1)])
+def test_unsure_answers_are_left_out_where_asked(tmp_path: Path, constant: float, kept: int) -> None:
     executor = Trained(solves=lambda job: True)
-    (tmp_path / CALIBRATION).write_text((tmp_path / CALIBRATION).read_text().replace("1.0", "-1.0"))
-    assert unsure.calibration is not None and unsure.calibration.first[0] == -1.0
-    solved = solve(executor, unsure)
-    assert (solved.attempts, solved.reward) == (((),), 0) and solved.rollouts[0].attempts
-    calibrated(tmp_path, 1.0, 0.0)
-    assert sure.calibration is not None and solve(executor, sure).reward == 1
+    solved = solve(executor, calibrated(tmp_path, constant, 0.0, abstain_below=0.5))
+    assert (len(solved.attempts[0]), solved.reward) == (kept, kept)
+    assert all(each.attempts[0] and each.reward == 1 for each in solved.rollouts)  # what was found is recorded
 
 
 def test_without_a_calibration_nothing_is_left_out_of_what_cannot_be_judged(tmp_path: Path) -> None:
@@ -289,7 +286,7 @@ def test_loading_is_waited_for_first_and_one_that_fails_is_told_by_the_jobs(exec
 
 
 def test_the_smallest_begin_first_then_what_gains_most_a_second(tmp_path: Path, executor: Trained) -> None:
-    tasks = sorted(entries(4), key=lambda entry: -entry[0].cells)
+    tasks = entries(4)
     settings = calibrated(tmp_path, 0.0, 0.0, stages=(0, 4000))
     chances = {each.id: chance for (each, _), chance in zip(tasks, (0.2, 0.8, 0.1, 0.5), strict=True)}
     made = solvings(executor, settings, tasks)
@@ -297,8 +294,8 @@ def test_the_smallest_begin_first_then_what_gains_most_a_second(tmp_path: Path, 
         each._judge = lambda each=each: setattr(each, "chance", chances[each.task.id])  # type: ignore[method-assign]
     solve_until(None, made, executor)
     order = [job.task.id for job in executor.of(AdaptJob)]
-    ids = [task.id for task, _ in tasks]
-    assert order == [*reversed(ids), ids[2], ids[0], ids[3], ids[1]]
+    ids, by_size = [task.id for task, _ in tasks], sorted(tasks, key=lambda entry: entry[0].cells)
+    assert order == [*(task.id for task, _ in by_size), ids[2], ids[0], ids[3], ids[1]] and by_size != tasks
 
 
 def test_a_task_without_more_examples_is_reckoned_by_those_it_has(executor: Trained) -> None:
@@ -319,8 +316,6 @@ def test_no_task_is_worked_on_twice_at_a_time_and_all_are_kept(workers: int) -> 
 
     solve_until(None, made, executor, kept)
     assert sorted(seen) == sorted([*range(5)] * 3)
-    alone = solvings(FakeExecutor(), NEVER_SURE, entries(5))
-    solve_until(None, alone, Trained())
     assert all(each.done for each in made)
 
 

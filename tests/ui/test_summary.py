@@ -94,8 +94,8 @@ def test_a_task_whose_time_was_up_says_so() -> None:
 @pytest.mark.parametrize(
     ("chances", "said"),
     [
-        ([0.9, None, 0.7], "about 2 solved so far, 1 min 5 s until the deadline"),
-        ([None, None], "1 min 5 s until the deadline"),
+        ([0.9, None, 0.7], "about 2 solved so far, 1:05 until the deadline"),
+        ([None, None], "1:05 until the deadline"),
     ],
 )
 def test_what_is_foreseen_stands_below_and_goes_with_the_stage(chances: list[float | None], said: str) -> None:

@@ -195,8 +195,9 @@ class _Answers:
         """Read the results that are new, and write the submission anew where there are any; whether there are."""
         from arc_seal.ui.run_folder import RESULT, load_result
 
-        new = [path for path in self.folder.rglob(RESULT) if path not in self.read]
-        self.read.update({path: load_result(path) for path in new})
+        waiting = [path for path in self.folder.rglob(RESULT) if path not in self.read or self.read[path].open]
+        new = {path: made for path in waiting if (made := load_result(path)) != self.read.get(path)}
+        self.read.update(new)
         if new:
             self.write()
         return bool(new)

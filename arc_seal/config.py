@@ -79,9 +79,9 @@ class SolveConfig(SolveSettings):
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What a run may not change when it goes on: all but where it runs and what is shown of it."""
+        """What a run may not change when it goes on: all but where it runs, how long, and what is shown of it."""
         return self.model_dump(
-            mode="json", by_alias=True, exclude={"task", "executor", "palette", "save_svg", "resume"}
+            mode="json", by_alias=True, exclude={"task", "executor", "palette", "save_svg", "resume", "deadline_s"}
         )
 
 

@@ -1,8 +1,10 @@
 """Solve ARC tasks: `python -m arc_seal.solve task.json`."""
 
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -77,8 +79,9 @@ def work(jobs: "list[Composed]", title: str = "") -> int:
         if others:  # the common files would lose what they have of it
             raise InputError("resume", "", "a run of the same tasks and seeds", f"a result in {min(others)}")
         known = {number: session.known(item) for number, item in enumerate(items)}
-        session.keep({number: run for number, run in known.items() if run is not None})
-        wanted = [item for item in items if isinstance(item, _Item) and known[item.number] is None]
+        session.keep({number: run for number, run in known.items() if run is not None and not is_open(run)})
+        session.keep({number: run for number, run in known.items() if run is not None and is_open(run)}, ended=False)
+        wanted = [item for item in items if isinstance(item, _Item) and is_open(known[item.number])]
         if wanted and jobs[0].launcher:
             session.launch(wanted, jobs)
         else:
@@ -105,6 +108,11 @@ class _Item:
     config: "SolveConfig"
     folder: Path
 
+    @property
+    def limit_s(self) -> float | None:
+        """Wall seconds for all items together; None without, and where examinations keep to them in each task."""
+        return None if self.config.select == "held_out" else self.config.deadline_s
+
 
 @dataclass
 class _Session:
@@ -115,22 +123,25 @@ class _Session:
     kept: Path  # where it is kept: another folder where that one was taken
     several: bool  # whether there are files of all runs together
     resumed: bool
+    began: float = field(default_factory=time.monotonic)
     runs: "dict[int, Run]" = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)  # items that nothing more is done for
     lock: "threading.RLock" = field(default_factory=threading.RLock)
 
     def place(self, folder: Path) -> Path:
         """Where a run is kept."""
         return self.kept / folder.relative_to(self.top)
 
-    def keep(self, runs: "Mapping[int, Run]") -> None:
-        """Note what came of items; the files of all runs together are written anew."""
+    def keep(self, runs: "Mapping[int, Run]", ended: bool = True) -> None:
+        """Note what came of items; the files of all runs together are written anew. What has ended is shown."""
         from arc_seal.ui.run_folder import write_sweep
         from arc_seal.ui.views import SweepView
 
         with self.lock:
             self.runs.update(runs)
+            self.ended |= runs.keys() if ended else set()
             for run in runs.values():
-                if isinstance(self.view, SweepView):
+                if isinstance(self.view, SweepView) and ended:
                     self.view.ran(run)
                 elif run.error is not None:
                     raise run.error
@@ -176,8 +187,13 @@ class _Session:
             return
         try:
             if self.several:
-                self.view.stage("tasks", len(self.runs), len(self.runs) + len(items))
-            for _ in concurrently(executor, partial(self.solve, executor=executor), items):
+                self.view.stage("tasks", len(self.ended), len(self.ended) + len(items))
+            until = [each for each in items if self.several and each.limit_s is not None]
+            if until:
+                self.solve_until(until, executor)
+            others = [each for each in items if each not in until]
+            ordered = sorted(others, key=lambda item: -item.entry[0].cells) if executor.workers > 1 else others
+            for _ in concurrently(executor, partial(self.solve, executor=executor), ordered):
                 pass
         finally:
             self.view.close()
@@ -194,8 +210,8 @@ class _Session:
         alone = self.view if isinstance(self.view, TaskView) else None
         try:
             if alone is not None:
-                alone.begin(task, config.seed, config.samples)
-            solved = solve_task(task, solution, executor, config, self.view)
+                alone.begin(task, config.seed, config.rollouts)
+            solved = solve_task(task, solution, executor, config, self.view, self.before(item))
             write_run(folder, solved, item.entry, config.recorded)
             if alone is not None:
                 alone.end(task, solution, solved, folder)
@@ -203,6 +219,46 @@ class _Session:
             self.keep({item.number: Run(task.id, config.seed, folder, None, error)})
         else:
             self.keep({item.number: Run(task.id, config.seed, folder, solved)})
+
+    def before(self, item: _Item) -> "Solved | None":
+        """What came of an item until an earlier command's time was up."""
+        run = self.runs.get(item.number)
+        return run.solved if run is not None else None
+
+    def solve_until(self, items: "list[_Item]", executor: "Executor") -> None:
+        """Solve items until their deadline, a stage at a time; the submission names all of them from the beginning."""
+        from arc_seal.errors import InputError
+        from arc_seal.outer_loop.solve import Solving
+        from arc_seal.outer_loop.stages import solve_until
+        from arc_seal.ui.run_folder import Run, write_run
+        from arc_seal.ui.views import SweepView
+
+        tasks = [Solving(*each.entry, executor, each.config, self.view, self.before(each)) for each in items]
+        ends = self.began + min(each.limit_s or math.inf for each in items)
+
+        def run_of(number: int) -> Run:
+            item = items[number]
+            return Run(item.entry[0].id, item.config.seed, self.place(item.folder), tasks[number].solved())
+
+        def kept(number: int, last: bool = False) -> None:
+            run, item = run_of(number), items[number]
+            if run.solved is not None:
+                write_run(run.folder, run.solved, item.entry, item.config.recorded)
+            self.keep({item.number: run}, ended=last or tasks[number].done)
+            if isinstance(self.view, SweepView):
+                self.view.foreseen([each.chance for each in tasks], ends - time.monotonic())
+
+        def failed(number: int, error: InputError) -> None:
+            self.keep({items[number].number: replace(run_of(number), solved=None, error=error)})
+
+        self.keep({item.number: run_of(number) for number, item in enumerate(items)}, ended=False)
+        solve_until(ends, tasks, executor, kept, failed)
+        for number, item in enumerate(items):
+            if item.number not in self.ended:
+                try:
+                    kept(number, last=True)
+                except InputError as error:
+                    failed(number, error)
 
     def launch(self, items: "list[_Item]", jobs: "list[Composed]") -> None:
         """Have the jobs of items done by the sweep's launcher; what they have kept is then read.
@@ -234,6 +290,11 @@ class _Session:
             self.keep({item.number: self.known(item) or nothing})
         if fault := next((each for each in returned if each is not None and not isinstance(each, InputError)), None):
             raise fault
+
+
+def is_open(run: "Run | None") -> bool:
+    """Whether there is more to do: nothing came of it yet, or time was up."""
+    return run is None or (run.solved is not None and run.solved.open)
 
 
 def can_be_written(path: Path) -> bool:

@@ -287,7 +287,17 @@ def test_a_misspelt_option_is_refused_and_the_nearest_named(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["deadline_s=10"], "deadline_s: expected select=held_out, which alone can end early, found select=all"),
+        (
+            ["stages=[0,100]", "select=held_out"],
+            "stages: expected select=all and train=true, or stages=null, found select=held_out",
+        ),
+        (
+            ["stages=[100]", "train=false"],
+            "stages: expected select=all and train=true, or stages=null, found train=false",
+        ),
+        (["stages=[0,100,100]"], "stages: expected numbers of tokens that rise, 0 or more, found [0, 100, 100]"),
+        (["stages=[-1,100]"], "stages: expected numbers of tokens that rise, 0 or more, found [-1, 100]"),
+        (["abstain_below=0.5"], "abstain_below: expected a model that comes with a calibration, found scripted"),
         (["train=false", "policy=x"], "train: expected true, for policy is about self-edits, found false"),
         (
             ["train=false", "select=held_out"],

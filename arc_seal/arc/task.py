@@ -45,6 +45,11 @@ class Task:
         if not self.demos or not self.queries:
             raise ValueError(f"task {self.id} needs a demonstration and a query")
 
+    @property
+    def cells(self) -> int:
+        """Cells of all demonstrations together: the more, the longer its contexts."""
+        return sum(len(grid.cells) for demo in self.demos for grid in (demo.input, demo.output))
+
     def map_grids(self, change: Callable[[Grid], Grid]) -> "Task":
         """The task with `change` applied to every grid, inputs and outputs alike."""
         demos = tuple(Demonstration(change(demo.input), change(demo.output)) for demo in self.demos)

@@ -49,10 +49,13 @@ def adapt(job: AdaptJob, model: Model, report: Report) -> Result:
     """
     seconds: dict[str, float] = defaultdict(float)
     candidates: list[Candidate] = []
+    known: list[Candidate] = []
     with _adapted(job, model, report, seconds) as (record, shown):
         for query in range(len(job.task.queries)):
-            candidates += _candidates(job, model, shown, query, report)
-    return Result(vote(candidates, len(job.task.queries)), tuple(candidates), record, dict(seconds))
+            made, scored = _candidates(job, model, shown, query, report)
+            candidates, known = candidates + made, known + scored
+    attempts = vote(candidates, len(job.task.queries))
+    return Result(attempts, tuple(candidates), record, dict(seconds), tuple(known))
 
 
 def examine(job: ExamineJob, model: Model, report: Report) -> Examination:
@@ -75,7 +78,7 @@ def examine(job: ExamineJob, model: Model, report: Report) -> Examination:
             context = CachedContext(model, query_prompts(inner, model, shown, 0))
             with torch.inference_mode():
                 context.read_prompts()
-            found.append(_score(output, shown, context) / (output.height * (output.width + 1)))  # nats a symbol
+            found.append(_score(output, shown, context) / _symbols(output))
             del context  # its keys and values are let go before the next fold is trained
         tokens += record.tokens if record else 0
     report(Progress("examine", len(job.left_out), len(job.left_out)))
@@ -150,15 +153,20 @@ def training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model) 
     return examples, skipped + len(contexts) - len(examples)
 
 
-def _candidates(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int, report: Report) -> list[Candidate]:
-    """What each view predicts for one query; its keys and values are let go before the next query is read."""
+def _candidates(
+    job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int, report: Report
+) -> tuple[list[Candidate], list[Candidate]]:
+    """What each view predicts for one query, and the grids known before with their scores.
+
+    Its keys and values are let go before the next query is read.
+    """
     context = CachedContext(model, query_prompts(job, model, shown, query))
     decoded = decode(context, lambda step, tokens_per_s: report(Progress("predict", step, 0, None, tokens_per_s)))
     grids = predicted_grids(shown, decoded)
     scores: dict[Grid | None, float] = {}
     if job.decode.score:
-        scores = {grid: _score(grid, shown, context) for grid in dict.fromkeys(grids) if grid is not None}
-    return candidates_of(query, shown, decoded, scores)
+        scores = {grid: _score(grid, shown, context) for grid in to_be_scored(job, query, shown, grids)}
+    return candidates_of(query, shown, decoded, scores), known_candidates(job, query, scores)
 
 
 def query_prompts(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int) -> list[Encoded]:
@@ -188,6 +196,19 @@ def candidates_of(
     ]
 
 
+def to_be_scored(job: AdaptJob, query: int, shown: Sequence[NamedView], grids: Sequence[Grid | None]) -> list[Grid]:
+    """The distinct grids that were predicted for a query, then those known before that some view can show."""
+    known = job.known[query] if job.known else ()
+    can_be_shown = (grid for grid in known if any(view.show(grid) is not None for view in shown))
+    return [grid for grid in dict.fromkeys([*grids, *can_be_shown]) if grid is not None]
+
+
+def known_candidates(job: AdaptJob, query: int, scores: Mapping[Grid | None, float]) -> list[Candidate]:
+    """The grids known before, with the scores that they have now."""
+    scored = [(grid, scores[grid]) for grid in (job.known[query] if job.known else ()) if grid in scores]
+    return [Candidate(query, "known", grid, score / _symbols(grid), score) for grid, score in scored]
+
+
 def _inverted(view: NamedView, grid: Grid | None) -> Grid | None:
     """The prediction in the task's own frame; None when the view's way back does not exist for it."""
     try:
@@ -199,6 +220,11 @@ def _inverted(view: NamedView, grid: Grid | None) -> Grid | None:
 def _score(grid: Grid, shown: Sequence[NamedView], context: CachedContext) -> float:
     """Mean log-probability of a grid over the views that can show it, in nats; the view that it came from can."""
     return mean_score(score(context, [view.show(grid) for view in shown]))
+
+
+def _symbols(grid: Grid) -> int:
+    """How many symbols say a grid: its cells, and the end of each row."""
+    return grid.height * (grid.width + 1)
 
 
 def mean_score(scores: Sequence[float | None]) -> float:

@@ -5,8 +5,9 @@ would fit.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import fsum
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -99,6 +100,7 @@ class Attempt:
     votes: int  # views that agreed on it
     log_probability: float  # mean over those views of their mean log-probability, in nats a token
     log_weight: float  # ranks answers: log of the sum of its votes' weights, each 1 or the exponential of its score
+    confidence: float | None = None  # how probable it is to be right, 0 to 1; None where nothing tells (confidence.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,7 @@ class Result:
     candidates: tuple[Candidate, ...]  # every view's prediction
     training: TrainingRecord | None  # None when there was none (in-context only)
     seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage
+    known: tuple[Candidate, ...] = ()  # the job's known grids with their scores here; they have no vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,14 @@ class Job(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
+class LoadJob(Job[None]):
+    """Nothing, once the model is loaded."""
+
+    def run(self, model: "Model", report: Report) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class AdaptJob(Job[Result]):
     """Adapt to one task under one self-edit and predict its queries."""
 
@@ -156,6 +167,8 @@ class AdaptJob(Job[Result]):
     decode: DecodeSettings = field(default_factory=DecodeSettings)
     max_training_tokens: int = 1_000_000  # more is refused as over budget before training starts
     adapt_from: str | None = None  # folder of an adapter that the model has to begin with; None: as the model is
+    # For each query the grids that earlier roll-outs found, to be scored here too where `decode.score` asks for scores.
+    known: tuple[tuple[Grid, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +225,27 @@ def vote(candidates: Sequence[Candidate], queries: int) -> tuple[tuple[Attempt, 
             log_weight = 0.0 if each.score is None else each.score
             votes[each.query].append(Attempt(each.grid, 1, each.log_probability, log_weight))
     return tuple(map(_best, votes))
+
+
+def pooled(earlier: Sequence[Result], last: Sequence[Result]) -> list[Candidate]:
+    """The candidates of a task's roll-outs, those of `earlier` ones with the scores that their grids have in `last`.
+
+    What was trained last has read most, and scores under different adapters do not compare: an adapter is sure of its
+    own mistakes. A grid that was scored, but not in the last ones, has no vote any more.
+    """
+    scores: dict[tuple[int, Grid | None], list[float]] = {}
+    for result in last:
+        own = {(each.query, each.grid): each.score for each in (*result.candidates, *result.known)}
+        for grid, score in own.items():
+            if score is not None:
+                scores.setdefault(grid, []).append(score)
+    found = [each for result in last for each in result.candidates]
+    for each in (each for result in earlier for each in result.candidates):
+        if each.score is None:
+            found.append(each)
+        elif (again := scores.get((each.query, each.grid))) is not None:
+            found.append(replace(each, score=fmean(again)))
+    return found
 
 
 def pool_attempts(runs: Sequence[Sequence[Sequence[Attempt]]]) -> tuple[tuple[Attempt, ...], ...]:

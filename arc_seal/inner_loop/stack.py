@@ -25,9 +25,11 @@ from arc_seal.errors import Diverged
 from arc_seal.inner_loop.adapt import (
     candidates_of,
     drawn_views,
+    known_candidates,
     mean_score,
     predicted_grids,
     query_prompts,
+    to_be_scored,
     training_set,
 )
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Precision, Progress, Report, Result, TrainingRecord, vote
@@ -111,6 +113,7 @@ class _Member:
     adapter: Adapter | None = None  # once it is trained
     trained: float = 0.0  # when it was
     candidates: list[Candidate] = field(default_factory=list)
+    known: list[Candidate] = field(default_factory=list)
     failure: Exception | None = None
 
     @property
@@ -371,11 +374,12 @@ def _ask(model: Model, group: Sequence[_Member], query: int) -> None:
     decoded = decode(context, on_step, lost)
     _note_diverged(group, rows, lost)
     own_decoded = [decoded[its.start : its.stop] for its in rows]
-    scores = _scores(context, group, rows, own_decoded, views, lost)
+    scores = _scores(context, group, query, rows, own_decoded, views, lost)
     _note_diverged(group, rows, lost)
     for member, each, own_scores in zip(group, own_decoded, scores, strict=True):
         if member.failure is None:
             member.candidates += candidates_of(query, member.made.shown, each, own_scores)
+            member.known += known_candidates(member.made.job, query, own_scores)
 
 
 def _note_diverged(group: Sequence[_Member], rows: Sequence[range], lost: set[int]) -> None:
@@ -387,6 +391,7 @@ def _note_diverged(group: Sequence[_Member], rows: Sequence[range], lost: set[in
 def _scores(
     context: CachedContext,
     group: Sequence[_Member],
+    query: int,
     rows: Sequence[range],
     decoded: Sequence[Sequence[Decoded]],
     views: int,
@@ -395,9 +400,9 @@ def _scores(
     """The score of each member's distinct grids, where it asks for them: the first of each together, and so on."""
     wanted: list[list[Grid]] = []
     for member, own in zip(group, decoded, strict=True):
-        asks = member.made.job.decode.score and member.failure is None
-        grids = dict.fromkeys(predicted_grids(member.made.shown, own)) if asks else {}
-        wanted.append([grid for grid in grids if grid is not None])
+        asks, shown_in = member.made.job.decode.score and member.failure is None, member.made.shown
+        grids = predicted_grids(shown_in, own)
+        wanted.append(to_be_scored(member.made.job, query, shown_in, grids) if asks else [])
     scores: list[dict[Grid | None, float]] = [{} for _ in group]
     for turn in range(max(map(len, wanted))):
         shown: list[Grid | None] = [None] * (len(group) * views)
@@ -417,4 +422,4 @@ def _result(member: _Member) -> Result:
     made, now = member.made, time.monotonic()
     seconds = {"train": member.trained - made.began, "predict": now - member.trained}
     attempts = vote(member.candidates, len(made.job.task.queries))
-    return Result(attempts, tuple(member.candidates), member.record(), seconds)
+    return Result(attempts, tuple(member.candidates), member.record(), seconds, tuple(member.known))

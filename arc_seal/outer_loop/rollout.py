@@ -7,7 +7,7 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -141,6 +141,8 @@ class Rollout(BaseModel):
     task: str  # id of the task
     sample: int = Field(ge=0)  # which of the task's samples in this round it is
     seed: int  # seed of its inner loop
+    # Tokens that its inner loop may train on, as its stage says; None: as `ttt.token_budget` does.
+    token_budget: int | None = Field(default=None, ge=0)
     completion: str | None = None  # what the model wrote; None when the self-edit was given, drawn, or there is none
     self_edit: SelfEdit | None = None  # the parsed self-edit; None when it was invalid or nothing is trained
     status: Status = Status.OK  # `OK`, or why there is nothing to try, or how trying it failed
@@ -217,8 +219,13 @@ class Runner:
     author: Author  # who writes them
     view: View  # told what happens
 
-    def propose(self, task: Task, samples: int, run: str = "", round: int = 0) -> list[Rollout]:
-        """The self-edits to try on a task; one may be invalid still after being written `max_resamples` times anew."""
+    def propose(
+        self, task: Task, samples: int, run: str = "", round: int = 0, timeout_s: float | None = None
+    ) -> list[Rollout]:
+        """The self-edits to try on a task; one may be invalid still after being written `max_resamples` times anew.
+
+        `timeout_s` is in the place of the executor's limit of a job, and holds for writing all of them.
+        """
         provenance = {"model": self.settings.model_name, **_provenance()}
         proposed = []
         for sample in range(samples):
@@ -230,7 +237,7 @@ class Runner:
             key = {"run": run, "round": round, "task": task.id, "sample": sample}
             proposed.append(Rollout.model_validate({**key, "seed": seed, "self_edit": edit, **provenance}))
         if self.author.kind == "policy":
-            proposed = self._written(task, proposed)
+            proposed = self._written(task, proposed, timeout_s)
         # One self-edit by hand is the same for all, and without any there is nothing to show.
         shown = {"none": 0, "hand": 1}.get(self.author.kind)
         for rollout in proposed[:shown]:
@@ -238,12 +245,23 @@ class Runner:
             self.view.proposed(rollout.model_copy(update={"completion": rollout.completion or text}))
         return proposed
 
-    def roll_out(self, rollout: Rollout, task: Task, solution: Solution | None) -> Rollout:
-        """Try a proposed self-edit in the sandbox; the solution is only compared with finished attempts."""
+    def roll_out(
+        self,
+        rollout: Rollout,
+        task: Task,
+        solution: Solution | None,
+        known: tuple[tuple[Grid, ...], ...] = (),
+        timeout_s: float | None = None,
+    ) -> Rollout:
+        """Try a proposed self-edit in the sandbox; the solution is only compared with finished attempts.
+
+        `known` are grids for each query that are to be scored too; `timeout_s` is in the place of the executor's.
+        """
         found: dict[str, Any] = {}
         answers = None
         if rollout.status is Status.OK:
-            outcome = self._run(self._adapt_job(rollout, task), rollout.sample)
+            job = replace(self._adapt_job(rollout, task), known=known)
+            outcome = self._run(job, rollout.sample, timeout_s)
             found = {"status": outcome.status, "message": outcome.message, "result": outcome.result}
             answers = None if outcome.result is None else grids(outcome.result.attempts)
         if solution is not None:
@@ -270,34 +288,37 @@ class Runner:
         self.view.finished(ended)
         return ended
 
-    def _run(self, job: Job[R], sample: int) -> Outcome[R]:
-        return self.executor.run(job, lambda progress: self.view.progress(sample, progress))
+    def _run(self, job: Job[R], sample: int, timeout_s: float | None = None) -> Outcome[R]:
+        return self.executor.run(job, lambda progress: self.view.progress(sample, progress), timeout_s)
 
     def _adapt_job(self, rollout: Rollout, task: Task) -> AdaptJob:
+        training = self.settings.ttt
+        if rollout.token_budget:
+            training = training.model_copy(update={"token_budget": rollout.token_budget})
         return AdaptJob(
             task=task,
             self_edit=rollout.self_edit,
             toolbox=self.settings.toolbox_folders,
             seed=rollout.seed,
-            training=self.settings.ttt,
+            training=training,
             decode=self.settings.decode,
             max_training_tokens=self.settings.max_training_tokens,
             adapt_from=self.author.adapt_from,
         )
 
-    def _written(self, task: Task, rollouts: Sequence[Rollout]) -> list[Rollout]:
+    def _written(self, task: Task, rollouts: Sequence[Rollout], timeout_s: float | None) -> list[Rollout]:
         """Have the model write all of them at once, and those that are not valid anew; the time is shared equally."""
         settings, schema, seconds = self.settings, self.settings.edit_schema, 0.0
         found, wanted = list(rollouts), list(rollouts)
         for again in range(settings.max_resamples + 1):
-            if not wanted:
+            if not wanted or (again and timeout_s is not None and seconds >= timeout_s):
                 break
             seed = derived_seed(self.author.seed, task.id, "write", again)
             sampling = Sampling(len(wanted), settings.temperature, seed, settings.max_tokens)
             job = WriteJob(
                 task, schema.menu(), settings.edit_example, schema.json_schema(), sampling, self.author.policy
             )
-            outcome = self._run(job, wanted[0].sample)
+            outcome = self._run(job, wanted[0].sample, None if timeout_s is None else timeout_s - seconds)
             seconds += outcome.seconds
             for number, rollout in enumerate(wanted):
                 made: dict[str, Any] = {"status": outcome.status, "message": outcome.message}

@@ -1,7 +1,11 @@
 """One task from self-edits to attempts: what `python -m arc_seal.solve` does."""
 
+import math
+import threading
 import time
-from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -9,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from arc_seal.arc.html import figure, section, side_by_side, text
 from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
-from arc_seal.errors import InputError, Status, plural
-from arc_seal.inner_loop.job import Attempt, Progress, vote
+from arc_seal.errors import InputError, ModelError, Status, plural
+from arc_seal.inner_loop.job import Attempt, LoadJob, Result, pooled, vote
+from arc_seal.models.weights import local_path
+from arc_seal.outer_loop.confidence import CALIBRATION, Calibration
 from arc_seal.outer_loop.rollout import (
     Author,
     Rollout,
@@ -19,11 +25,14 @@ from arc_seal.outer_loop.rollout import (
     View,
     check_policy,
     concurrently,
+    derived_seed,
     grids,
     versions,
 )
+from arc_seal.outer_loop.stages import LoadClock, roll_out_best, solve_until
 from arc_seal.sandbox.worker import Executor
 from arc_seal.self_edit.edit import SelfEdit, canonical
+from arc_seal.settings import shortened
 
 
 class SolveSettings(RolloutSettings):
@@ -33,6 +42,9 @@ class SolveSettings(RolloutSettings):
     samples: int = Field(ge=1)
     select: Literal["all", "held_out"]
     margin: float = Field(ge=0)
+    stages: tuple[int, ...] | None = Field(min_length=1)
+    confidence: float | None = Field(gt=0, le=1)
+    abstain_below: float | None = Field(gt=0, le=1)
     deadline_s: float | None = Field(gt=0)
     policy: str | None = Field(min_length=1)
     train: bool
@@ -40,13 +52,41 @@ class SolveSettings(RolloutSettings):
     def check(self, *, policy_writes: bool = False) -> None:
         """As `RolloutSettings.check`; what has no effect beside the other settings is refused too."""
         super().check(policy_writes=policy_writes)
-        if self.deadline_s is not None and self.select != "held_out":
-            raise InputError("deadline_s", "", "select=held_out, which alone can end early", f"select={self.select}")
+        if self.stages is not None:
+            self._check_stages(self.stages)
+        if self.calibration is None and self.abstain_below is not None:
+            raise InputError("abstain_below", "", "a model that comes with a calibration", self.model_name)
         if not self.train and (self.policy is not None or self.select == "held_out"):
             found = "policy" if self.policy is not None else "select=held_out"
             raise InputError("train", "", f"true, for {found} is about self-edits", "false")
         if (policy := self.author.policy) is not None:  # the author refuses what it cannot be, too
             check_policy(Path(policy), self.model)
+
+    def _check_stages(self, stages: tuple[int, ...]) -> None:
+        if any(tokens < 0 for tokens in stages) or any(more <= less for less, more in pairwise(stages)):
+            raise InputError("stages", "", "numbers of tokens that rise, 0 or more", shortened(stages))
+        if self.select != "all" or not self.train:
+            found = "train=false" if not self.train else f"select={self.select}"
+            raise InputError("stages", "", "select=all and train=true, or stages=null", found)
+
+    @property
+    def rollouts(self) -> int:
+        """Roll-outs of a task at most."""
+        stages = self.stages or (1,)
+        return sum(self.samples if tokens else 1 for tokens in stages)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What the model's attempts are judged by; None where none comes with its weights."""
+        location = self.model.get("location")
+        try:
+            weights = local_path(location) if isinstance(location, str) else None
+        except ModelError:  # a package that is not here may be where the workers are
+            weights = None
+        if weights is None or not weights.exists():
+            return None
+        file = (weights if weights.is_dir() else weights.parent) / CALIBRATION
+        return Calibration.load(file) if file.is_file() else None
 
     @property
     def author(self) -> Author:
@@ -70,7 +110,7 @@ class Solved(BaseModel):
 
     task_id: str  # the task
     seed: int  # the seed that everything else is drawn from
-    rollouts: tuple[Rollout, ...]  # one for each self-edit
+    rollouts: tuple[Rollout, ...]  # one for each self-edit in each stage
     # For each query at most two answers, voted by the views of all roll-outs together.
     attempts: tuple[tuple[Attempt, ...], ...]
     reward: Literal[0, 1] | None  # binary reward of the attempts; None without a solution
@@ -78,6 +118,7 @@ class Solved(BaseModel):
     seconds: dict[str, float]  # wall time by stage
     model: str  # name of the model
     versions: dict[str, str]  # versions of what can change a result
+    open: bool = False  # whether time was up before it was sure or its stages were done
 
     @property
     def self_edit(self) -> SelfEdit | None:
@@ -97,7 +138,7 @@ class Solved(BaseModel):
         """What a notebook shows: the attempts, the self-edit, and what failed."""
         verdict = {None: "without a solution to compare with", 0: "not solved", 1: "solved"}[self.reward]
         attempts = [
-            figure(attempt.grid, f"test {query}, attempt {number}, {plural(attempt.votes, 'vote')}")
+            figure(attempt.grid, f"test {query}, attempt {number}, {plural(attempt.votes, 'vote')}{sureness(attempt)}")
             for query, made in enumerate(self.attempts, start=1)
             for number, attempt in enumerate(made, start=1)
         ]
@@ -109,121 +150,195 @@ class Solved(BaseModel):
 
 
 def solve_task(
-    task: Task, solution: Solution | None, executor: Executor, settings: SolveSettings, view: View
+    task: Task,
+    solution: Solution | None,
+    executor: Executor,
+    settings: SolveSettings,
+    view: View,
+    before: Solved | None = None,
 ) -> Solved:
     """Solve a task: self-edits, an inner loop for each that is chosen, one vote over all their candidates.
 
-    The solution is only compared with finished attempts. InputError where the settings contradict one another.
+    The solution is only compared with finished attempts. `before` is what came of it until time was up. InputError
+    where the settings contradict one another.
     """
-    start, clock = time.monotonic(), _LoadClock(view)
-    runner = Runner(executor, settings, settings.author, clock)
-    executor.start()
-    proposed = runner.propose(task, settings.samples)
-    if settings.select == "held_out":
-        rollouts = roll_out_best(proposed, task, solution, runner, settings, start)
-    else:
-        made = concurrently(executor, lambda rollout: runner.roll_out(rollout, task, solution), proposed)
-        rollouts = sorted(made, key=lambda rollout: rollout.sample)
-    attempts = vote([each for made in rollouts if made.result for each in made.result.candidates], len(task.queries))
-    seconds = {"load": clock.seconds} if clock.seconds else {}
-    for rollout in rollouts:
-        for stage, spent in rollout.seconds.items():
-            seconds[stage] = seconds.get(stage, 0.0) + spent
-    seconds["other"] = max(0.0, time.monotonic() - start - sum(seconds.values()))
-    return Solved(
-        task_id=task.id,
-        seed=settings.seed,
-        rollouts=tuple(rollouts),
-        attempts=attempts,
-        reward=None if solution is None else binary_reward(grids(attempts), solution),  # type: ignore[arg-type]
-        score=None if solution is None else mean_score(grids(attempts), solution),
-        seconds=seconds,
-        model=settings.model_name,
-        versions=versions(),
-    )
+    solving = Solving(task, solution, executor, settings, view, before)
+    limit_s = None if settings.select == "held_out" else settings.deadline_s  # examinations keep to it themselves
+    solve_until(None if limit_s is None else time.monotonic() + limit_s, [solving], executor)
+    return solving.solved()
 
 
-def roll_out_best(
-    proposed: Sequence[Rollout],
-    task: Task,
-    solution: Solution | None,
-    runner: Runner,
-    settings: SolveSettings,
-    start: float,
-    clock: Callable[[], float] = time.monotonic,
-) -> list[Rollout]:
-    """Examine every self-edit on left-out demonstrations, then try the best and those close to it, the best first.
+class Solving:
+    """A task on its way through its stages, each of which trains on more tokens; all candidates so far vote.
 
-    Equal self-edits are examined once. One that is not tried is recorded as `NOT_CHOSEN`. With `deadline_s` nothing
-    more is begun that would probably end too late, but for one inner loop; seconds count from `start` on the clock.
+    It is done when it is sure of its attempts, or after its last stage. Without `stages` there is one.
+
+    Args:
+        task: The task.
+        solution: Its solution, only compared with finished attempts.
+        executor: Where its jobs run.
+        settings: How it is solved.
+        view: Told what happens.
+        before: What came of its first stages, to go on behind them.
     """
-    longest_s = 0.0
 
-    def in_time(examinations: int = 0) -> bool:
-        """Whether so many more examinations, and an inner loop after them, would probably end in time."""
-        if settings.deadline_s is None:
-            return True
-        # An inner loop has more demonstrations than one that is examined.
-        inner_loop_s = 1.5 * longest_s / min(settings.folds, len(task.demos))
-        return clock() - start + examinations * longest_s + inner_loop_s <= settings.deadline_s
+    def __init__(
+        self,
+        task: Task,
+        solution: Solution | None,
+        executor: Executor,
+        settings: SolveSettings,
+        view: View,
+        before: Solved | None = None,
+    ) -> None:
+        self.task, self._solution, self._executor, self._settings = task, solution, executor, settings
+        self._clock = LoadClock(view, before.seconds.get("load", 0.0) if before is not None else 0.0)
+        self._runner = Runner(executor, settings, settings.author, self._clock)
+        self._proposed: list[Rollout] | None = None
+        self._stages: list[list[Rollout]] = []
+        if before is not None:
+            self._stages = [list(made) for _, made in groupby(before.rollouts, key=lambda each: each.token_budget)]
+        self._spent_s = sum(before.seconds.values()) if before is not None else 0.0
+        self._judge()
 
-    examined: dict[int, Rollout] = {}
-    for rollout in proposed:
-        if rollout.status is not Status.OK or any(rollout.self_edit == each.self_edit for each in examined.values()):
-            continue
-        if examined and not in_time(examinations=1):
-            break
-        begun = clock()
-        examined[rollout.sample] = runner.examine(rollout, task)
-        longest_s = max(longest_s, clock() - begun)
-    scores = {sample: each.held_out for sample, each in examined.items() if each.held_out is not None}
-    best = max(scores.values(), default=0.0)
-    ranked = sorted((sample for sample in scores if scores[sample] >= best - settings.margin), key=lambda n: -scores[n])
-    if not ranked:
-        # No examination came to anything. It is several inner loops in one job, so one that was stopped says little
-        # about a single one: the first self-edit is tried, if there is one that was not examined.
-        valid = [each.sample for each in proposed if each.status is Status.OK]
-        ranked = sorted(valid, key=lambda sample: sample in examined)[:1]
-    done: dict[int, Rollout] = {}
-    for sample in ranked:
-        if not done or in_time():
-            held_out = examined[sample].examination if sample in examined else None
-            chosen = proposed[sample].model_copy(update={"examination": held_out})
-            done[sample] = runner.roll_out(chosen, task, solution)
-    for rollout in proposed:
-        if rollout.sample not in done:
-            twin = any(each.self_edit == rollout.self_edit for each in proposed[: rollout.sample])
-            barred = _not_tried(rollout, examined.get(rollout.sample), "equal to another" if twin else "time was up")
-            done[rollout.sample] = runner.roll_out(barred, task, solution)
-    return [done[rollout.sample] for rollout in proposed]
+    @property
+    def budgets(self) -> tuple[int | None, ...]:
+        """Tokens of each stage that is left."""
+        stages = self._settings.stages
+        if stages is None:
+            return () if self._stages else (None,)
+        read = max((rollout.token_budget or 0 for rollout in self.rollouts), default=-1)
+        return tuple(tokens for tokens in stages if tokens > read)
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """What was tried so far."""
+        return [rollout for made in self._stages for rollout in made]
+
+    @property
+    def results(self) -> list[list[Result]]:
+        """What came of the roll-outs of each stage that had any result."""
+        made = ([each.result for each in stage if each.result is not None] for stage in self._stages)
+        return [results for results in made if results]
+
+    @property
+    def done(self) -> bool:
+        """Whether it is sure, or nothing is left to do."""
+        wanted, chance = self._settings.confidence, self.chance
+        return not self.budgets or (wanted is not None and chance is not None and chance >= wanted)
+
+    @property
+    def gain(self) -> float:
+        """How probably one more stage solves it; 1 where nothing tells."""
+        calibration = self._settings.calibration
+        return 1.0 if calibration is None or self.chance is None else calibration.gain * (1 - self.chance)
+
+    def advance(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> None:
+        """Do a stage of so many tokens until a time of `time.monotonic`, each job in a turn of its own.
+
+        A roll-out that time cuts off counts as never begun.
+        """
+        start, settings = time.monotonic(), self._settings
+        if settings.select == "held_out":
+            proposed = self._runner.propose(self.task, settings.samples)
+            made = roll_out_best(
+                proposed, self.task, self._solution, self._runner, settings.margin, settings.deadline_s, start
+            )
+        else:
+            made = self._tried(budget, ends, turns)
+        if made:
+            self._stages.append(sorted(made, key=lambda rollout: rollout.sample))
+            self._judge()
+        self._spent_s += time.monotonic() - start
+
+    def load(self) -> None:
+        """Wait until a worker has its model. What keeps it from loading, the first job tells."""
+        start = time.monotonic()
+        self._executor.run(LoadJob(), lambda progress: self._clock.progress(0, progress))
+        self._spent_s += time.monotonic() - start
+
+    def solved(self) -> Solved:
+        """What has come of it so far."""
+        attempts, least = self.attempts, self._settings.abstain_below
+        if least is not None:
+            sure = (sum(attempt.confidence or 0.0 for attempt in query) >= least for query in attempts)
+            attempts = tuple(query if each else () for query, each in zip(attempts, sure, strict=True))
+        seconds = {"load": self._clock.seconds} if self._clock.seconds else {}
+        for rollout in self.rollouts:
+            for stage, spent in rollout.seconds.items():
+                seconds[stage] = seconds.get(stage, 0.0) + spent
+        seconds["other"] = max(0.0, self._spent_s - sum(seconds.values()))
+        solution = self._solution
+        return Solved(
+            task_id=self.task.id,
+            seed=self._settings.seed,
+            rollouts=tuple(self.rollouts),
+            attempts=attempts,
+            reward=None if solution is None else binary_reward(grids(attempts), solution),  # type: ignore[arg-type]
+            score=None if solution is None else mean_score(grids(attempts), solution),
+            seconds=seconds,
+            model=self._settings.model_name,
+            versions=versions(),
+            open=not self.done,
+        )
+
+    def _judge(self) -> None:
+        """Vote anew, and say how sure it is."""
+        *earlier, last = [*self.results] or [[]]
+        flat = [result for results in earlier for result in results]
+        attempts, calibration = vote(pooled(flat, last), len(self.task.queries)), self._settings.calibration
+        # How probable it is that every query has a right attempt; None where nothing tells.
+        self.chance: float | None = None
+        if calibration is not None and last:
+            attempts = calibration.judged(attempts, [*flat, *last])
+            self.chance = math.prod(sum(each.confidence or 0.0 for each in query) for query in attempts)
+        # The best attempts so far at each query, with their confidence where there is a calibration.
+        self.attempts = attempts
+
+    def _tried(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> list[Rollout]:
+        """The roll-outs of a stage that have ended before time was up."""
+        known = tuple(map(tuple, grids(self.attempts))) if self._settings.decode.score and self._stages else ()
+
+        def tried(rollout: Rollout) -> Rollout | None:
+            with turns:
+                if ends is not None and time.monotonic() >= ends:
+                    return None
+                made = self._runner.roll_out(rollout, self.task, self._solution, known, self._limit_s(ends))
+            cut = made.status is Status.TIMEOUT and ends is not None and time.monotonic() >= ends
+            return None if cut else made
+
+        with turns:
+            proposed = self._of_stage(budget, self._limit_s(ends))
+        return [each for each in concurrently(self._executor, tried, proposed) if each is not None]
+
+    def _limit_s(self, ends: float | None) -> float | None:
+        """The time left, where that is less than any job may take; None for the executor's own limit."""
+        left_s = math.inf if ends is None else max(0.0, ends - time.monotonic())
+        return left_s if left_s < float(self._settings.executor.get("timeout_s", math.inf)) else None
+
+    def _of_stage(self, budget: int | None, timeout_s: float | None) -> list[Rollout]:
+        """The roll-outs of a stage, to be tried: one in context where nothing is trained on."""
+        settings = self._settings
+        if budget == 0:
+            author = replace(settings.author, kind="none", by_hand=None, policy=None)
+            proposed = Runner(self._executor, settings, author, self._clock).propose(self.task, 1)
+        else:
+            if self._proposed is None:
+                self._proposed = self._runner.propose(self.task, settings.samples, timeout_s=timeout_s)
+            proposed = self._proposed
+        if settings.stages is None:
+            return proposed
+        begin = len(self.rollouts)
+        # Writing is counted once.
+        once = {"writing_s": 0.0} if any(each.token_budget for each in self.rollouts) else {}
+
+        def numbered(number: int, rollout: Rollout) -> Rollout:
+            seed = derived_seed(settings.seed, self.task.id, "adapt", number)
+            return rollout.model_copy(update={"sample": number, "seed": seed, "token_budget": budget, **once})
+
+        return [numbered(number, each) for number, each in enumerate(proposed, start=begin)]
 
 
-def _not_tried(rollout: Rollout, examined: Rollout | None, unexamined: str) -> Rollout:
-    """Say why a roll-out is not tried."""
-    if rollout.status is not Status.OK:
-        return rollout
-    if examined is None:
-        return rollout.model_copy(update={"status": Status.NOT_CHOSEN, "message": f"not examined: {unexamined}"})
-    if examined.held_out is None:
-        return examined
-    message = f"held-out log-probability {examined.held_out:.3f} a symbol"
-    return examined.model_copy(update={"status": Status.NOT_CHOSEN, "message": message})
-
-
-class _LoadClock:
-    """A view that adds up how long the model was waited for, and passes everything on."""
-
-    def __init__(self, view: View) -> None:
-        self.note, self.stage, self.advance = view.note, view.stage, view.advance
-        self.proposed, self.finished = view.proposed, view.finished
-        self.seconds = 0.0
-        self._view, self._begun = view, 0.0
-
-    def progress(self, sample: int, progress: Progress) -> None:
-        """Note when loading begins and ends."""
-        if progress.stage == "load":
-            if progress.step == 0:
-                self._begun = time.monotonic()
-            else:
-                self.seconds += time.monotonic() - self._begun
-        self._view.progress(sample, progress)
+def sureness(attempt: Attempt) -> str:
+    """Such as `, 87 % sure`; nothing where nothing tells."""
+    return "" if attempt.confidence is None else f", {attempt.confidence:.0%}".replace("%", " % sure")

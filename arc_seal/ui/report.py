@@ -62,7 +62,7 @@ class Try:
         for query, attempts in enumerate(self.attempts):
             votes = sum(each.query == query for made in self.rollouts if made.result for each in made.result.candidates)
             if attempts:
-                confidence = getattr(attempts[0], "confidence", None)
+                confidence = attempts[0].confidence
                 found.append(min(1.0, attempts[0].votes / max(1, votes)) if confidence is None else confidence)
         return min(found, default=None)
 
@@ -128,7 +128,6 @@ def make_report(runs: Sequence[RunFolder]) -> str:
         verdict=_verdict,
         curve=_curve,
         votes=_votes,
-        confidence=lambda attempt: getattr(attempt, "confidence", None),
         edit=_edit_lines,
         headings=tables.HEADINGS,
         cells=tables.cells,

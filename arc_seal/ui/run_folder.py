@@ -266,7 +266,10 @@ def _read_sweep(path: Path) -> RunFolder:
         expected = f"a list of runs, each with {', '.join(sorted(needed))}"
         raise InputError(str(path / SUMMARY), "", expected, shortened(lines))
     failed = tuple(line for line in lines if line.get("status") == "bad_input")
-    kept = tuple(read_result(path / str(line["folder"])) for line in lines if line not in failed)
+    # A sweep with a deadline names its tasks from the beginning; those that have not begun have no result yet.
+    folders = [path / str(line["folder"]) for line in lines if line not in failed]
+    begun = [bool(line["status"]) for line in lines if line not in failed]
+    kept = tuple(read_result(each) for each, it in zip(folders, begun, strict=True) if it or (each / RESULT).is_file())
     return RunFolder(path, "sweep", _shared([each.configuration for each in kept]), kept, failed)
 
 

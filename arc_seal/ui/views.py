@@ -25,7 +25,7 @@ from arc_seal.errors import Status, plural
 from arc_seal.inner_loop.job import Attempt, Progress
 from arc_seal.outer_loop import table as tables
 from arc_seal.outer_loop.rollout import Rollout
-from arc_seal.outer_loop.solve import Solved
+from arc_seal.outer_loop.solve import Solved, sureness
 from arc_seal.self_edit.edit import SelfEdit, canonical
 from arc_seal.ui.grids import Comparison, Demonstrations, differing_cells, size
 from arc_seal.ui.progress import Display, duration, percent, printable
@@ -298,6 +298,23 @@ class SweepView(RunView):
             if self._stage:
                 self.advance(solved=int(verdict == "solved"), failed=int(style == _BAD))
 
+    def foreseen(self, chances: Sequence[float | None], left_s: float) -> None:
+        """Show how many tasks are probably solved so far, of those whose chance is known, and how much time is left."""
+        known = [chance for chance in chances if chance is not None]
+        solved = [f"about {sum(known):.0f} solved so far"] if known else []
+        with self._lock:
+            self._below = ", ".join([*solved, f"{duration(max(0.0, left_s))} until the deadline"])
+            if self._stage:
+                self._count(0)
+
+    def close(self, *_: object) -> None:
+        """End the stage; what was foreseen goes with it."""
+        with self._lock:
+            self._below = ""
+            super().close()
+
+    __exit__ = close
+
     def sum_up(self, runs: Sequence[Run], folder: Path) -> None:
         """Say what all came to, where the answers are and what to type to look at them."""
         self.close()
@@ -376,7 +393,7 @@ def _answers(query: Grid, attempts: Sequence[Attempt], output: Grid | None, pale
     """The test input, the attempts at it with their faults marked, and the solution."""
     grids: list[tuple[str, str, Grid | None, Grid | None]] = [("input", size(query), query, None)]
     for number, attempt in enumerate(attempts, start=1):
-        name = f"attempt {number}, {plural(attempt.votes, 'vote')}"
+        name = f"attempt {number}, {plural(attempt.votes, 'vote')}{sureness(attempt)}"
         grids.append((name, _correctness(attempt.grid, output), attempt.grid, output))
     grids += [] if attempts else [("no attempt", "", None, None)]
     grids += [] if output is None else [("solution", size(output), output, None)]
@@ -417,10 +434,13 @@ def _verdict(run: Run) -> tuple[str, str, list[str]]:
         return "bad input", _BAD, [printable(str(run.error))]
     failed = [each for each in solved.rollouts if each.status not in (Status.OK, Status.NOT_CHOSEN)]
     votes = " ".join("+".join(str(attempt.votes) for attempt in attempts) or "0" for attempts in solved.attempts)
+    if not solved.rollouts:
+        return "not begun", _BAD, ["time was up"]
     facts = [f"votes {votes}", duration(sum(solved.seconds.values()))]
     if len(failed) == len(solved.rollouts):
         return str(failed[0].status), _BAD, [facts[1], printable(failed[0].message)]
     facts += [f"{len(failed)} of {plural(len(solved.rollouts), 'roll-out')} failed"] if failed else []
+    facts += ["time was up"] if solved.open else []
     if solved.reward is None:
         return "done", "", facts
     if solved.reward:

@@ -1,6 +1,7 @@
 """Scores: the probability of a grid that is given is that of decoding it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import exp, log
 
 import pytest
@@ -83,3 +84,21 @@ def test_scores_go_through_the_views_of_a_self_edit(make: MakeModel) -> None:
         for attempt in attempts:
             scores = [each.score for each in result.candidates if (each.query, each.grid) == (query, attempt.grid)]
             assert attempt.log_weight == pytest.approx(log(sum(exp(each) for each in scores if each is not None)))
+
+
+def test_grids_known_before_are_scored_and_have_no_vote(model: Model) -> None:
+    plain = job(TASK, None, decode=DecodeSettings(views=6, score=True))
+    alone = adapt(plain, model, ignore)
+    predicted = next(each for each in alone.candidates if each.grid not in (None, SMALL, LARGE))
+    assert predicted.grid is not None
+    asked = adapt(replace(plain, known=((SMALL, predicted.grid, LARGE),)), model, ignore)
+    assert replace(asked, known=(), seconds={}) == replace(alone, seconds={})
+    assert [each.grid for each in asked.known] == [SMALL, predicted.grid, LARGE]
+    scores, symbols = [each.score for each in asked.known], predicted.grid.height * (predicted.grid.width + 1)
+    assert scores[1] == predicted.score and all(each is not None and each < 0 for each in scores)
+    assert predicted.score is not None and asked.known[1].log_probability == pytest.approx(predicted.score / symbols)
+
+
+def test_without_scores_nothing_known_is_asked_about(model: Model) -> None:
+    plain = replace(job(TASK, None, decode=DecodeSettings(views=2)), known=((SMALL,),))
+    assert adapt(plain, model, ignore).known == ()

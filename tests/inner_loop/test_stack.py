@@ -85,6 +85,8 @@ def assert_same(one: Result | Exception, other: Result) -> None:
         assert (ours.query, ours.view, ours.grid) == (theirs.query, theirs.view, theirs.grid)
         assert ours.log_probability == pytest.approx(theirs.log_probability, abs=1e-3)
         assert ours.score == pytest.approx(theirs.score, abs=1e-3)
+    assert [each.grid for each in one.known] == [each.grid for each in other.known]
+    assert [each.score for each in one.known] == pytest.approx([each.score for each in other.known], abs=1e-3)
     grids = [[[attempt.grid for attempt in query] for query in result.attempts] for result in (one, other)]
     assert grids[0] == grids[1]
     assert one.seconds.keys() == other.seconds.keys()
@@ -122,6 +124,18 @@ def test_several_queries_are_predicted_each() -> None:
     jobs = [different(0), more]
     for one, found in zip(jobs, side_by_side(model, jobs), strict=True):
         assert_same(found, adapt(one, model, ignore))
+
+
+def test_grids_known_before_are_scored_beside_others_that_know_none() -> None:
+    """Of three that ask for scores two know grids, one of them for the second query alone; another asks for none."""
+    model, task = grid_model(), copying_task()
+    asks = (task.queries[0], task.demos[0].output, task.demos[1].output)
+    two = replace(different(4), task=replace(task, queries=(task.demos[0].input, *task.queries)), known=((), asks[:1]))
+    jobs = [replace(different(0), known=(asks,)), replace(different(1), known=(asks,)), different(2), two]
+    found = side_by_side(model, jobs)
+    for one, made in zip(jobs, found, strict=True):
+        assert_same(made, adapt(one, model, ignore))
+    assert [len(each.known) for each in found if isinstance(each, Result)] == [3, 0, 0, 1]
 
 
 def test_one_that_diverges_is_taken_out(model: Model) -> None:

@@ -5,10 +5,10 @@ from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from pytest import approx
+from pytest import approx, mark
 
 from arc_seal.arc.grid import Grid
-from arc_seal.inner_loop.job import Attempt, Candidate, pool_attempts, vote
+from arc_seal.inner_loop.job import Attempt, Candidate, Result, pool_attempts, pooled, vote
 
 A, B, C, WIDE, TALL = (Grid.from_rows(rows) for rows in ([[1]], [[2]], [[3]], [[4, 4]], [[4], [4]]))
 candidates = st.lists(
@@ -117,3 +117,39 @@ def test_as_many_votes_weigh_the_same_however_they_come(votes: list[int]) -> Non
     runs = [[[Attempt(A, count, -2.0, log(count))]] for count in votes]
     whole = Attempt(B, sum(votes), -1.0, log(sum(votes)))
     assert [each.grid for each in pool_attempts([*runs, [[whole]]])[0]] == [B, A]
+
+
+def scored(grid: Grid | None, score: float | None, query: int = 0) -> Candidate:
+    return Candidate(query, "view", grid, -1.0, score)
+
+
+def of(*candidates: Candidate, known: tuple[Candidate, ...] = ()) -> Result:
+    return Result((), candidates, None, {}, known)
+
+
+@mark.parametrize(
+    ("earlier", "last", "expected"),
+    [
+        ([], [], []),
+        ([], [of(scored(A, -1.0), scored(None, None))], [(A, -1.0), (None, None)]),
+        # what was scored under an earlier adapter has the last one's score: as its own candidate, or as known to it
+        ([of(scored(A, -0.1))], [of(scored(A, -2.0))], [(A, -2.0), (A, -2.0)]),
+        ([of(scored(A, -0.1))], [of(scored(B, -2.0), known=(scored(A, -3.0),))], [(B, -2.0), (A, -3.0)]),
+        # what the last did not score has no vote any more
+        ([of(scored(A, -0.1))], [of(scored(B, -2.0))], [(B, -2.0)]),
+        ([of(scored(A, -0.1, query=1))], [of(scored(A, -2.0))], [(A, -2.0)]),
+        # what was never scored counts as it is
+        ([of(scored(A, None))], [of(scored(B, None))], [(B, None), (A, None)]),
+        # several last ones: each has one say, however many of its views agree
+        (
+            [of(scored(A, -0.1))],
+            [of(*[scored(A, -1.0)] * 3), of(scored(B, -2.0), known=(scored(A, -3.0),))],
+            [(A, -1.0)] * 3 + [(B, -2.0), (A, -2.0)],
+        ),
+        ([of(scored(A, -0.1)), of(scored(A, -0.2), scored(B, -0.2))], [of(scored(A, -2.0))], [(A, -2.0)] * 3),
+    ],
+)
+def test_candidates_of_earlier_roll_outs_have_the_score_of_the_last(
+    earlier: list[Result], last: list[Result], expected: list[tuple[Grid | None, float | None]]
+) -> None:
+    assert [(each.grid, each.score) for each in pooled(earlier, last)] == expected

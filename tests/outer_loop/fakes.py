@@ -19,6 +19,7 @@ from arc_seal.inner_loop.job import (
     Examination,
     ExamineJob,
     FinetuneJob,
+    LoadJob,
     Progress,
     Report,
     Result,
@@ -167,6 +168,8 @@ class FakeExecutor:
                 return Examination(self.foresees(job), len(job.left_out), 50, {"train": self.seconds})
             case FinetuneJob():
                 return TrainingRecord(len(job.edits), 0, 2, 100, 10, 0.0, (2.0, 1.0))
+            case LoadJob():
+                return None
             case _:
                 raise AssertionError(f"an unknown job: {job}")
 

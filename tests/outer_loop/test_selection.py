@@ -10,7 +10,8 @@ from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import AdaptJob, ExamineJob, WriteJob
 from arc_seal.outer_loop.rollout import Rollout, Runner
-from arc_seal.outer_loop.solve import SolveSettings, roll_out_best, solve_task
+from arc_seal.outer_loop.solve import SolveSettings, solve_task
+from arc_seal.outer_loop.stages import roll_out_best
 from tests.outer_loop.fakes import POLICY, SCHEMA, TEXTS, FakeExecutor, Notes, changed, entries, rate, spoken
 from tests.outer_loop.ledger_builders import proposal
 from tests.outer_loop.test_solve import SETTINGS
@@ -41,7 +42,8 @@ def best(
 ) -> tuple[Rollout, ...]:
     start = clock() if start is None else start
     runner = Runner(executor, settings, POLICY, view or Notes())
-    return tuple(roll_out_best(proposed, task, solution, runner, settings, start, clock))
+    limits = settings.margin, settings.deadline_s
+    return tuple(roll_out_best(proposed, task, solution, runner, *limits, start, clock))
 
 
 def at(*scores: float) -> Callable[[ExamineJob], float]:

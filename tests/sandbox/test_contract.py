@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from arc_seal.errors import ExecutorClosed, InputError, ModelError, Status
-from arc_seal.inner_loop.job import Progress
+from arc_seal.inner_loop.job import LoadJob, Progress
 from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.ray import RayExecutor
 from arc_seal.sandbox.stacked import StackedExecutor
@@ -81,6 +81,19 @@ def test_model_is_loaded_once_and_its_loading_reported_once(executor: Executor, 
     assert second.result[:2] == ("second", "fake model")
     assert first.result[2] == second.result[2] == int(log.read_text())
     assert seen == [Progress("load", 0, 1), Progress("load", 1, 1)]
+
+
+def test_a_job_that_only_loads_is_done_at_once(make: Make, tmp_path: Path) -> None:
+    executor, seen = make(jobs.FakeSource(tmp_path / "log"), TIMEOUT_S), list[Progress]()
+    try:
+        for _ in range(2):
+            done = executor.run(LoadJob(), seen.append)
+            assert (done.status, done.result, done.message) == (Status.OK, None, "")
+        assert {each.stage for each in seen} == {"load"}
+        echoed = executor.run(jobs.Echo("after it"), ignore)
+        assert echoed.result is not None and echoed.result[0] == "after it"
+    finally:
+        executor.close()
 
 
 def test_progress_comes_whole_and_in_order(executor: Executor) -> None:

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -131,16 +131,11 @@ def test_cells_that_differ_are_marked(tmp_path: Path) -> None:
     assert differing == ["2 6"]  # 881 888 188 beside 888 888 888, counted row by row
 
 
-@dataclass(frozen=True)
-class Confident(Attempt):
-    confidence: float = 0.125
-
-
 def test_confidence_is_shown_where_it_is_recorded(tmp_path: Path) -> None:
     run = read_folder(sweep(tmp_path, [("aa", 0, [RIGHT], 1)]))
     assert ", confidence" not in Page(make_report([run])).text
     (kept,) = run.kept
-    sure = Confident(RIGHT.grid, 6, -0.01, 6.0)
+    sure = replace(RIGHT, confidence=0.125)
     told = replace(kept, solved=kept.solved.model_copy(update={"attempts": ((sure,),)}))
     page = Page(make_report([replace(run, kept=(told,))]))
     assert "right, 6 votes, confidence 12 %" in page.text

@@ -79,3 +79,31 @@ def test_what_has_no_solution_does_not_count() -> None:
     unscored = Run("x", 0, Path("x"), solved(RIGHT, reward=None))
     assert totals([*RUNS, unscored]).endswith("right 25.0 %; 1 without a solution left out.")
     assert totals([unscored]) == "1 task, no solutions to score them by."
+
+
+def test_a_task_whose_time_was_up_says_so() -> None:
+    begun = solved(WRONG, reward=0).model_copy(update={"open": True})
+    never = begun.model_copy(update={"rollouts": (), "attempts": ((),), "seconds": {}})
+    console = plain_console(120)
+    sweep(console, [Run("aa", 0, Path("a"), begun), Run("bb", 0, Path("b"), never)])
+    first, second = [line for line in shown(console).splitlines() if re.match(r"\d/2", line)]
+    assert first.endswith("time was up") and "not solved" in first
+    assert "not begun" in second and second.endswith("  time was up")
+
+
+@pytest.mark.parametrize(
+    ("chances", "said"),
+    [
+        ([0.9, None, 0.7], "about 2 solved so far, 1:05 until the deadline"),
+        ([None, None], "1:05 until the deadline"),
+    ],
+)
+def test_what_is_foreseen_stands_below_and_goes_with_the_stage(chances: list[float | None], said: str) -> None:
+    console = colour_console(120)
+    view = SweepView(console, clock=Clock(), total=3, width=18)
+    view.stage("tasks", 0, 3)
+    view.foreseen(chances, 65.0)
+    assert view._below == said
+    view.close()
+    assert view._below == ""
+    view.foreseen(chances, -1.0)  # without a stage nothing is counted

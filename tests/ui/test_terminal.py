@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,15 @@ def test_an_unsolved_task() -> None:
     console = plain_console()
     session(console, SOLUTION, solved(WRONG, OTHER_SIZE, reward=0))
     assert_golden("unsolved.txt", shown(console))
+
+
+def test_confidence_is_shown_where_there_is_one() -> None:
+    console = plain_console(120)
+    session(console, SOLUTION, solved(replace(RIGHT, confidence=0.873), replace(WRONG, confidence=0.0)))
+    assert "attempt 1, 6 votes, 87 % sure" in shown(console) and "attempt 2, 2 votes, 0 % sure" in shown(console)
+    without = plain_console(120)
+    session(without, SOLUTION, solved(RIGHT, WRONG))
+    assert "sure" not in shown(without)
 
 
 def test_a_failure_is_bold_as_a_success_is() -> None:

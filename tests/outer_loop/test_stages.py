@@ -1,0 +1,389 @@
+"""Stages: which is next, when a task is done, and what a deadline, a fault and a resumed run come to."""
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from arc_seal.arc.grid import Grid
+from arc_seal.arc.task import Entry
+from arc_seal.errors import InputError, Status
+from arc_seal.inner_loop.job import AdaptJob, Candidate, LoadJob, Report, Result, TrainingRecord, WriteJob, vote
+from arc_seal.outer_loop.confidence import CALIBRATION, FEATURES
+from arc_seal.outer_loop.rollout import derived_seed
+from arc_seal.outer_loop.solve import Solved, SolveSettings, Solving, solve_task
+from arc_seal.outer_loop.stages import solve_until
+from arc_seal.sandbox.worker import Outcome
+from tests.outer_loop.fakes import RIGHT, WRONG, FakeExecutor, Notes, changed, entries, untimed
+from tests.outer_loop.test_solve import SETTINGS
+from tests.self_edit.builders import random_task
+
+PATIENCE_S = 60.0
+((TASK, SOLUTION),) = entries(1)
+STAGES = (0, 4000, 16000)
+NEVER_SURE = changed(SETTINGS, stages=STAGES)
+
+
+@dataclass
+class Trained(FakeExecutor):
+    """Trains on as many tokens as it may, a thousand a second; predicting takes half a second.
+
+    Attributes:
+        score: The score of a grid in a job.
+        now_s: What the clock says.
+        most: Tokens that a task's examples have.
+    """
+
+    score: Callable[[AdaptJob, Grid], float] = lambda job, grid: -1.0
+    now_s: float = 0.0
+    most: int = 10**9
+    cut: list[AdaptJob] = field(default_factory=list)
+
+    def tokens(self, job: AdaptJob) -> int:
+        return min(self.most, job.training.token_budget or 0) if job.self_edit else 0
+
+    def run(self, job: Any, report: Report, timeout_s: float | None = None) -> Outcome[Any]:
+        """Answer in time, or not."""
+        needed_s = self.tokens(job) / 1000 + 0.5 if isinstance(job, AdaptJob) else 0.0
+        late = timeout_s is not None and needed_s > timeout_s
+        self.now_s += timeout_s if late and timeout_s else needed_s
+        done = super().run(job, report, timeout_s)
+        if late:
+            self.cut.append(job)
+            return Outcome(Status.TIMEOUT, None, "not done in time", timeout_s or 0.0)
+        return done
+
+    def _result(self, job: Any) -> Any:
+        if not isinstance(job, AdaptJob):
+            return super()._result(job)
+        answer, tokens, queries = RIGHT if self.solves(job) else WRONG, self.tokens(job), range(len(job.task.queries))
+        made = tuple(Candidate(query, "identity", answer, -0.5, self.score(job, answer)) for query in queries)
+        known = tuple(
+            Candidate(query, "known", grid, -0.5, self.score(job, grid))
+            for query, grids in enumerate(job.known)
+            for grid in grids
+        )
+        training = TrainingRecord(3, 0, 2, tokens, 10, 0.0, (1.0, 0.5)) if tokens else None
+        return Result(vote(made, len(queries)), made, training, {"train": tokens / 1000, "predict": 0.5}, known)
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> Trained:
+    """One whose jobs alone make time pass."""
+    made = Trained()
+    for module in ("solve", "stages"):
+        monkeypatch.setattr(f"arc_seal.outer_loop.{module}.time", SimpleNamespace(monotonic=lambda: made.now_s))
+    return made
+
+
+def calibrated(folder: Path, constant: float, a_digit_of_tokens: float, **settings: Any) -> SolveSettings:
+    """Settings with a model that is the surer, the more tokens were read in training."""
+    weights = [{"constant": constant, "tokens": a_digit_of_tokens}.get(name, 0.0) for name in FEATURES]
+    (folder / CALIBRATION).write_text(json.dumps({"first": weights, "either": weights, "gain": 0.25}))
+    values = {"stages": STAGES, "confidence": 0.9, "model": {"name": "scripted", "location": str(folder)}}
+    return changed(SETTINGS, **{**values, **settings})
+
+
+def solve(executor: FakeExecutor, settings: SolveSettings, before: Solved | None = None) -> Solved:
+    return solve_task(TASK, SOLUTION, executor, settings, Notes(), before)
+
+
+def budgets(solved: Solved) -> list[int | None]:
+    return [each.token_budget for each in solved.rollouts]
+
+
+def same(one: Solved, other: Solved) -> bool:
+    plain = [
+        each.model_copy(update={"rollouts": tuple(untimed(each.rollouts)), "seconds": {}}) for each in (one, other)
+    ]
+    return plain[0] == plain[1]
+
+
+def solvings(executor: FakeExecutor, settings: SolveSettings, made: list[Entry]) -> list[Solving]:
+    return [Solving(*entry, executor, settings, Notes()) for entry in made]
+
+
+def test_without_stages_there_is_one_loop_as_the_settings_say() -> None:
+    executor = Trained()
+    solved = solve(executor, SETTINGS)
+    assert (budgets(solved), solved.open, SETTINGS.rollouts) == ([None], False, 1)
+    (job,) = executor.of(AdaptJob)
+    assert (job.training, job.known, executor.limits) == (SETTINGS.ttt, (), [None, None])
+
+
+def test_each_stage_trains_on_more_under_the_same_self_edit_with_another_seed() -> None:
+    executor = Trained()
+    solved = solve(executor, NEVER_SURE)
+    assert (budgets(solved), solved.open, len(executor.of(WriteJob))) == ([0, 4000, 16000], False, 1)
+    assert [each.sample for each in solved.rollouts] == [0, 1, 2]
+    assert [each.seed for each in solved.rollouts] == [derived_seed(0, TASK.id, "adapt", number) for number in range(3)]
+    first, *others = executor.of(AdaptJob)
+    assert first.self_edit is None and len({each.self_edit for each in others}) == 1 and others[0].self_edit
+    assert [each.training.token_budget for each in others] == [4000, 16000]
+    assert [each.seconds.get("write") for each in solved.rollouts][2] is None  # writing is counted once
+    assert Solved.model_validate_json(solved.model_dump_json()) == solved
+
+
+def test_every_sample_is_tried_in_every_trained_stage() -> None:
+    executor, settings = Trained(workers=3), changed(NEVER_SURE, samples=3)
+    solved = solve(executor, settings)
+    assert budgets(solved) == [0, 4000, 4000, 4000, 16000, 16000, 16000]
+    assert [each.sample for each in solved.rollouts] == list(range(7)) and settings.rollouts == 7
+    edits = [each.self_edit for each in solved.rollouts]
+    assert edits[1:4] == edits[4:] and len(set(edits)) == 4
+    assert same(solved, solve(Trained(), settings))  # whatever the workers
+
+
+def test_what_was_found_before_is_scored_again_and_an_adapter_is_not_asked_of_itself() -> None:
+    """Each stage is sure of its own answer; the last finds the first's answer more probable than its own."""
+    answers = {0: WRONG, 4000: RIGHT, 16000: WRONG}
+    executor = Trained(
+        solves=lambda job: answers[executor.tokens(job)] == RIGHT,
+        score=lambda job, grid: {0: -0.1, 4000: -0.2, 16000: -1.0}[executor.tokens(job)] - 8 * (grid == WRONG),
+    )
+    solved = solve(executor, NEVER_SURE)
+    assert [job.known for job in executor.of(AdaptJob)] == [(), (), ()]  # no scores were asked for
+    scored = changed(NEVER_SURE, decode=NEVER_SURE.decode.model_copy(update={"score": True}))
+    executor.jobs.clear()
+    solved = solve(executor, scored)
+    assert [job.known for job in executor.of(AdaptJob)] == [(), ((WRONG,),), ((RIGHT, WRONG),)]
+    assert [attempt.grid for attempt in solved.attempts[0]] == [RIGHT, WRONG] and solved.reward == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(Status.DIVERGED, 3), (Status.OVER_BUDGET, 3), (Status.TIMEOUT, 3), (Status.DIED, 3)]
+)
+@pytest.mark.parametrize("deadline_s", [None, 1000.0])
+def test_a_failed_stage_is_not_tried_again(
+    executor: Trained, status: Status, expected: int, deadline_s: float | None
+) -> None:
+    executor.fails = lambda job: status if isinstance(job, AdaptJob) else None
+    solved = solve(executor, changed(NEVER_SURE, deadline_s=deadline_s))
+    assert [each.status for each in solved.rollouts] == [status] * expected
+    assert (len(executor.of(AdaptJob)), solved.open, solved.attempts, solved.reward) == (expected, False, ((),), 0)
+
+
+def test_an_invalid_self_edit_leaves_the_answer_in_context() -> None:
+    executor = Trained(texts=lambda job: ["no"] * job.sampling.count, solves=lambda job: True)
+    solved = solve(executor, NEVER_SURE)
+    assert [each.status for each in solved.rollouts] == [Status.OK, *[Status.INVALID_SELF_EDIT] * 2]
+    assert (solved.reward, len(executor.of(AdaptJob)), solved.open) == (1, 1, False)
+
+
+@pytest.mark.parametrize(
+    ("constant", "digit", "tried"),
+    [(9.0, 0.0, [0]), (-35.0, 10.0, [0, 4000, 16000]), (-33.0, 10.0, [0, 4000]), (-9.0, 0.0, [0, 4000, 16000])],
+)
+def test_a_task_ends_once_it_is_sure(tmp_path: Path, constant: float, digit: float, tried: list[int]) -> None:
+    settings = calibrated(tmp_path, constant, digit)
+    solved = solve(Trained(), settings)
+    assert budgets(solved) == tried and not solved.open
+    (attempt, *_), *_ = solved.attempts
+    assert attempt.confidence is not None and (attempt.confidence >= 0.9) == (constant != -9.0)
+    assert budgets(solve(Trained(), changed(settings, confidence=None))) == list(STAGES)
+
+
+def test_sure_of_one_test_is_not_sure_of_the_task(tmp_path: Path) -> None:
+    """Both at 0.92 are 0.85 together."""
+    task = random_task(3, queries=2)
+    solving = Solving(task, None, Trained(), calibrated(tmp_path, 2.4423, 0.0, stages=(0,)), Notes())
+    solve_until(None, [solving], FakeExecutor())
+    assert solving.chance == pytest.approx(0.92**2, abs=1e-3) and solving.gain == pytest.approx(0.25 * 0.1536, abs=1e-3)
+
+
+@pytest.mark.parametrize(("constant", "kept"), [(-0.01, 0), (0.01, 1)])
+def test_unsure_answers_are_left_out_where_asked(tmp_path: Path, constant: float, kept: int) -> None:
+    executor = Trained(solves=lambda job: True)
+    solved = solve(executor, calibrated(tmp_path, constant, 0.0, abstain_below=0.5))
+    assert (len(solved.attempts[0]), solved.reward) == (kept, kept)
+    assert all(each.attempts[0] and each.reward == 1 for each in solved.rollouts)  # what was found is recorded
+
+
+def test_without_a_calibration_nothing_is_left_out_of_what_cannot_be_judged(tmp_path: Path) -> None:
+    changed(SETTINGS, stages=STAGES, confidence=0.9, model={"name": "x", "location": str(tmp_path)}).check()
+    with pytest.raises(InputError, match=r"^abstain_below: expected a model that comes with a calibration, found x$"):
+        changed(SETTINGS, abstain_below=0.5, model={"name": "x", "location": str(tmp_path)}).check()
+
+
+# A deadline
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "trained", "is_open"),
+    [
+        (100.0, [0, 4000, 16000], False),
+        (21.6, [0, 4000, 16000], False),
+        (18.0, [0, 4000, 11199], True),  # nine tenths of the 13 s that are left, but for the prediction
+        (13.0, [0, 4000], True),  # 6.7 s are not enough for twice as many tokens
+        (3.0, [0, 1749], True),
+        (1.0, [0], True),
+        (0.4, [], True),  # not even that
+    ],
+)
+def test_a_deadline_shortens_a_stage_or_leaves_it_out(
+    executor: Trained, deadline_s: float, trained: list[int], is_open: bool
+) -> None:
+    executor.seconds = 0.0
+    warm = solvings(executor, NEVER_SURE, entries(1))
+    solve_until(None, warm, executor)  # by which the seconds of a token are known
+    begun_s, other = executor.now_s, Solving(TASK, SOLUTION, executor, NEVER_SURE, Notes())
+    solve_until(begun_s + deadline_s, [other, *warm], executor)
+    solved = other.solved()
+    assert budgets(solved) == pytest.approx(trained, abs=2) and solved.open == is_open
+    assert executor.now_s <= begun_s + deadline_s
+
+
+def test_what_time_cuts_off_is_not_recorded_and_tried_again_when_there_is_time(executor: Trained) -> None:
+    short = solve(executor, changed(NEVER_SURE, deadline_s=4.0))  # a token is thought to take less than it does
+    assert (budgets(short), short.open) == ([0], True)
+    (job,) = executor.cut
+    assert executor.now_s == pytest.approx(4.0)
+    whole = solve(executor, NEVER_SURE, short)
+    assert budgets(whole) == [0, 4000, 16000] and not whole.open
+    assert whole.rollouts[1].seed == job.seed
+
+
+def test_each_job_is_given_what_is_left_when_it_begins(executor: Trained) -> None:
+    settings = changed(SETTINGS, stages=(4000,), samples=4, deadline_s=12.0)
+    solved = solve(executor, settings)
+    limits = [limit for job, limit in zip(executor.jobs, executor.limits, strict=True) if isinstance(job, AdaptJob)]
+    assert limits == pytest.approx([12.0, 7.5, 3.0]) and executor.now_s == pytest.approx(12.0)
+    assert budgets(solved) == [4000, 4000]
+
+
+def test_the_executor_s_own_limit_holds_where_it_is_less(executor: Trained) -> None:
+    solve(executor, changed(SETTINGS, stages=(4000,), executor={"timeout_s": 5.0}, deadline_s=1000.0))
+    assert set(executor.limits) == {None}
+
+
+def test_with_no_time_nothing_is_loaded(executor: Trained) -> None:
+    waiting = solvings(executor, NEVER_SURE, entries(2))
+    solve_until(executor.now_s, waiting, executor)
+    assert (executor.starts, executor.jobs) == (0, [])
+    assert [(each.solved().rollouts, each.solved().open, each.solved().attempts) for each in waiting] == [
+        ((), True, ((),))
+    ] * 2
+
+
+def test_loading_is_waited_for_first_and_one_that_fails_is_told_by_the_jobs(executor: Trained) -> None:
+    solve(executor, changed(NEVER_SURE, deadline_s=100.0))
+    assert [type(job) for job in executor.jobs[:2]] == [LoadJob, AdaptJob]
+
+    def fails(job: Any) -> Status | None:
+        raise InputError("model", "", "weights", "none")
+
+    executor.fails = fails
+    with pytest.raises(InputError, match="model: expected weights"):
+        solve(executor, changed(NEVER_SURE, deadline_s=1000.0))
+
+
+# The order of many
+
+
+def test_the_smallest_begin_first_then_what_gains_most_a_second(tmp_path: Path, executor: Trained) -> None:
+    tasks = entries(4)
+    settings = calibrated(tmp_path, 0.0, 0.0, stages=(0, 4000))
+    chances = {each.id: chance for (each, _), chance in zip(tasks, (0.2, 0.8, 0.1, 0.5), strict=True)}
+    made = solvings(executor, settings, tasks)
+    for each in made:
+        each._judge = lambda each=each: setattr(each, "chance", chances[each.task.id])  # type: ignore[method-assign]
+    solve_until(None, made, executor)
+    order = [job.task.id for job in executor.of(AdaptJob)]
+    ids, by_size = [task.id for task, _ in tasks], sorted(tasks, key=lambda entry: entry[0].cells)
+    assert order == [*(task.id for task, _ in by_size), ids[2], ids[0], ids[3], ids[1]] and by_size != tasks
+
+
+def test_a_task_without_more_examples_is_reckoned_by_those_it_has(executor: Trained) -> None:
+    """Its next stage takes a second, not the 40 s of its budget: it is done within the time, and in whole."""
+    executor.most = 1000
+    solved = solve(executor, changed(NEVER_SURE, stages=(0, 4000, 40000), deadline_s=10.0))
+    assert (budgets(solved), solved.open) == ([0, 4000, 40000], False)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_task_is_worked_on_twice_at_a_time_and_all_are_kept(workers: int) -> None:
+    executor, seen, lock = Trained(workers=workers), list[int](), threading.Lock()
+    made = solvings(executor, NEVER_SURE, entries(5))
+
+    def kept(number: int) -> None:
+        with lock:
+            seen.append(number)
+
+    solve_until(None, made, executor, kept)
+    assert sorted(seen) == sorted([*range(5)] * 3)
+    assert all(each.done for each in made)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
+def test_who_waits_is_woken_when_another_fails(error: BaseException) -> None:
+    """One of two workers waits for the only task while the other fails at it."""
+    executor = Trained(workers=2)
+    made = solvings(executor, changed(NEVER_SURE, stages=(0, 4000)), entries(2))
+    reached = threading.Event()
+
+    def fails(job: Any) -> Status | None:
+        if job.task.id == made[1].task.id and reached.wait(PATIENCE_S):
+            raise error
+        return None
+
+    def kept(number: int) -> None:
+        if made[number].done:
+            reached.set()  # it has nothing to do any more but to wait
+
+    executor.fails, raised = fails, list[BaseException]()
+
+    def all_of_it() -> None:
+        try:
+            solve_until(None, made, executor, kept)
+        except BaseException as caught:
+            raised.append(caught)
+
+    thread = threading.Thread(target=all_of_it)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive() and raised == [error]
+
+
+def test_bad_input_ends_one_task_and_no_other() -> None:
+    executor, faults = Trained(workers=2), dict[int, InputError]()
+    made = solvings(executor, NEVER_SURE, entries(3))
+
+    def fails(job: Any) -> Status | None:
+        if isinstance(job, AdaptJob) and job.task.id == made[1].task.id:
+            raise InputError("tools/x.py", "", "a tool", "none")
+        return None
+
+    executor.fails = fails
+    solve_until(None, made, executor, failed=faults.__setitem__)
+    assert list(faults) == [1] and [each.done for each in made] == [True, False, True]
+    with pytest.raises(InputError, match="a tool"):
+        solve_until(None, [made[1]], executor)
+
+
+# Going on
+
+
+@pytest.mark.parametrize("stages_done", [0, 1, 2])
+@pytest.mark.parametrize("samples", [1, 3])
+def test_going_on_comes_to_what_is_undisturbed(stages_done: int, samples: int) -> None:
+    scored = {"samples": samples, "decode": SETTINGS.decode.model_copy(update={"score": True})}
+    settings, executor = changed(NEVER_SURE, **scored), Trained(score=lambda job, grid: -1.0 - job.seed % 7)
+    whole = solve(executor, settings)
+    partly = Solving(TASK, SOLUTION, executor, settings, Notes())
+    turns = threading.Semaphore(1)
+    for _ in range(stages_done):
+        partly.advance(partly.budgets[0], None, turns)
+    before = Solved.model_validate_json(partly.solved().model_dump_json())
+    assert before.open and len(before.rollouts) == len(whole.rollouts[: [0, 1, 1 + samples][stages_done]])
+    assert same(solve(executor, settings, before), whole)
+
+
+def test_once_sure_a_resumed_task_stays_so(tmp_path: Path) -> None:
+    settings = calibrated(tmp_path, -33.0, 10.0)
+    solved, executor = solve(Trained(), settings), Trained()
+    assert same(solve(executor, settings, solved), solved) and executor.jobs == []

@@ -5,8 +5,8 @@
     python benchmarks/calibrate.py runs/stages --out arc_seal/weights/grid/calibration.json
 
 Every stage of a task counts as if it were its last. Brier score (mean square of confidence minus what came of it, 0 to
-1) and the reliability table are by cross-validation in ten parts, no task in two of them. The manifest of weights beside
-the file that is written is written anew.
+1) and the reliability table are by cross-validation in ten parts, no task in two of them. A manifest beside the file is
+written anew.
 """
 
 import argparse

@@ -297,7 +297,10 @@ def test_a_misspelt_option_is_refused_and_the_nearest_named(
         ),
         (["stages=[0,100,100]"], "stages: expected numbers of tokens that rise, 0 or more, found [0, 100, 100]"),
         (["stages=[-1,100]"], "stages: expected numbers of tokens that rise, 0 or more, found [-1, 100]"),
-        (["abstain_below=0.5"], "abstain_below: expected a model that comes with a calibration, found scripted"),
+        (
+            ["abstain_below=0.5", "+model.name=mine"],
+            "abstain_below: expected a model that comes with a calibration, found mine",
+        ),
         (["train=false", "policy=x"], "train: expected true, for policy is about self-edits, found false"),
         (
             ["train=false", "select=held_out"],

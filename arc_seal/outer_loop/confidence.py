@@ -1,7 +1,7 @@
 """How probable an attempt is to be right: logistic regressions on what a task's roll-outs say of it.
 
-They are fitted on roll-outs whose answers are known (`fit`) and kept beside the weights whose roll-outs they were, for
-they hold for these and the settings alone.
+They are fitted on roll-outs whose answers are known (benchmarks/calibrate.py) and kept beside the weights whose
+roll-outs they were, for they hold for these and the settings alone.
 """
 
 import json

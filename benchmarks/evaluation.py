@@ -57,7 +57,13 @@ def main() -> None:
 def counted(folder: Path, wanted: Collection[str] | None = None) -> dict[str, Any]:
     """What a run came to on the tasks wanted, or all; every task counts, failed ones as not solved."""
     run = read_folder(folder)
-    results = [kept for kept in run.kept if wanted is None or kept.solved.task_id in wanted]
+    # A task that is in two sets is there twice, with the same results.
+    once = {(kept.solved.task_id, kept.solved.seed): kept for kept in run.kept}
+    results = [kept for kept in once.values() if wanted is None or kept.solved.task_id in wanted]
+    if missing := set(wanted or ()) - {kept.solved.task_id for kept in results}:
+        raise SystemExit(f"{folder}: no result of {len(missing)} tasks, such as {min(missing)}")
+    if not results:
+        raise SystemExit(f"{folder}: expected results, found none")
     tasks: dict[str, dict[str, Any]] = {}
     for kept in sorted(results, key=lambda each: (each.solved.task_id, each.solved.seed)):
         if kept.entry is None or kept.entry[1] is None:

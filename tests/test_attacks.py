@@ -661,7 +661,8 @@ def test_a_run_s_folder_that_is_deleted_meanwhile_is_no_traceback(name: str, her
             time.sleep(2)
             process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode in ((0,) if name == "solve" else (2, 130)) and said.count("\n") <= 1, said
+    # A task that is just being written when its folder goes is recorded as one that cannot be kept.
+    assert process.returncode in ((0, 2) if name == "solve" else (2, 130)) and said.count("\n") <= 1, said
 
 
 @pytest.mark.slow

@@ -138,7 +138,7 @@ class Solved(BaseModel):
         """What a notebook shows: the attempts, the self-edit, and what failed."""
         verdict = {None: "without a solution to compare with", 0: "not solved", 1: "solved"}[self.reward]
         attempts = [
-            figure(attempt.grid, f"test {query}, attempt {number}, {plural(attempt.votes, 'vote')}{sureness(attempt)}")
+            figure(attempt.grid, f"test {query}, {attempt_title(number, attempt)}")
             for query, made in enumerate(self.attempts, start=1)
             for number, attempt in enumerate(made, start=1)
         ]
@@ -180,6 +180,10 @@ class Solving:
         settings: How it is solved.
         view: Told what happens.
         before: What came of its first stages, to go on behind them.
+
+    Attributes:
+        attempts: The best so far at each query, at most two, with their confidence where there is a calibration.
+        chance: How probable it is that every query has a right attempt, 0 to 1; None where nothing tells.
     """
 
     def __init__(
@@ -287,12 +291,10 @@ class Solving:
         *earlier, last = [*self.results] or [[]]
         flat = [result for results in earlier for result in results]
         attempts, calibration = vote(pooled(flat, last), len(self.task.queries)), self._settings.calibration
-        # How probable it is that every query has a right attempt; None where nothing tells.
         self.chance: float | None = None
         if calibration is not None and last:
             attempts = calibration.judged(attempts, [*flat, *last])
             self.chance = math.prod(sum(each.confidence or 0.0 for each in query) for query in attempts)
-        # The best attempts so far at each query, with their confidence where there is a calibration.
         self.attempts = attempts
 
     def _tried(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> list[Rollout]:
@@ -339,6 +341,7 @@ class Solving:
         return [numbered(number, each) for number, each in enumerate(proposed, start=begin)]
 
 
-def sureness(attempt: Attempt) -> str:
-    """Such as `, 87 % sure`; nothing where nothing tells."""
-    return "" if attempt.confidence is None else f", {attempt.confidence:.0%}".replace("%", " % sure")
+def attempt_title(number: int, attempt: Attempt) -> str:
+    """Such as `attempt 1, 7 votes, 87 % sure`; how sure only where a calibration tells."""
+    sure = "" if attempt.confidence is None else f", {100 * attempt.confidence:.0f} % sure"
+    return f"attempt {number}, {plural(attempt.votes, 'vote')}{sure}"

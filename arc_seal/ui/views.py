@@ -25,7 +25,7 @@ from arc_seal.errors import Status, plural
 from arc_seal.inner_loop.job import Attempt, Progress
 from arc_seal.outer_loop import table as tables
 from arc_seal.outer_loop.rollout import Rollout
-from arc_seal.outer_loop.solve import Solved, sureness
+from arc_seal.outer_loop.solve import Solved, attempt_title
 from arc_seal.self_edit.edit import SelfEdit, canonical
 from arc_seal.ui.grids import Comparison, Demonstrations, differing_cells, size
 from arc_seal.ui.progress import Display, duration, percent, printable
@@ -393,8 +393,7 @@ def _answers(query: Grid, attempts: Sequence[Attempt], output: Grid | None, pale
     """The test input, the attempts at it with their faults marked, and the solution."""
     grids: list[tuple[str, str, Grid | None, Grid | None]] = [("input", size(query), query, None)]
     for number, attempt in enumerate(attempts, start=1):
-        name = f"attempt {number}, {plural(attempt.votes, 'vote')}{sureness(attempt)}"
-        grids.append((name, _correctness(attempt.grid, output), attempt.grid, output))
+        grids.append((attempt_title(number, attempt), _correctness(attempt.grid, output), attempt.grid, output))
     grids += [] if attempts else [("no attempt", "", None, None)]
     grids += [] if output is None else [("solution", size(output), output, None)]
     return Comparison(grids, palette)

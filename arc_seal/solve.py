@@ -229,11 +229,12 @@ class _Session:
         """Solve items until their deadline, a stage at a time; the submission names all of them from the beginning."""
         from arc_seal.errors import InputError
         from arc_seal.outer_loop.solve import Solving
-        from arc_seal.outer_loop.stages import solve_until
+        from arc_seal.outer_loop.stages import Adapters, solve_until
         from arc_seal.ui.run_folder import Run, write_run
         from arc_seal.ui.views import SweepView
 
-        tasks = [Solving(*each.entry, executor, each.config, self.view, self.before(each)) for each in items]
+        kept_on = Adapters()
+        tasks = [Solving(*each.entry, executor, each.config, self.view, self.before(each), kept_on) for each in items]
         ends = self.began + min(each.limit_s or math.inf for each in items)
 
         def run_of(number: int) -> Run:

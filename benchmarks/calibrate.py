@@ -1,8 +1,8 @@
 """How sure attempts are: fits the calibration of a model on runs of `solve` in stages, and measures it.
 
-    python -m arc_seal.solve -m arcagi1/dev seal/training seal/held_out seed=0,1 'stages=[0,8000,30000,120000]' \
-        confidence=null executor.workers=2 executor.threads=1 hydra.sweep.dir=runs/stages
-    python benchmarks/calibrate.py runs/stages --out arc_seal/weights/grid/calibration.json
+    python -m arc_seal.solve -m arcagi1/dev seed=0,1 'stages=[8000,30000,60000]' confidence=null least_gain=null \
+        executor.workers=2 executor.threads=1 hydra.sweep.dir=runs/stages
+    python benchmarks/calibrate.py runs/stages --stages 8000 --out arc_seal/weights/grid/calibration.json
 
 Every stage of a task counts as if it were its last. Brier score (mean square of confidence minus what came of it, 0 to
 1) and the reliability table are by cross-validation in ten parts, no task in two of them. A manifest beside the file is
@@ -11,16 +11,16 @@ written anew.
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, zip_longest
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from arc_seal.inner_loop.job import pooled, vote
+from arc_seal.inner_loop.job import Result, pooled, vote
 from arc_seal.models.weights import MANIFEST, write_manifest
 from arc_seal.outer_loop.confidence import Calibration, features, fit
 from arc_seal.outer_loop.rollout import grids
@@ -30,16 +30,22 @@ PARTS = 10
 BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 """Bounds of the groups of the reliability table."""
 
+MEANINGS = {
+    "first": "the first attempt is right",
+    "either": "one of the two attempts is",
+    "gain": "neither is, and one is after the next stage",
+}
+
 
 @dataclass(frozen=True)
 class Example:
     """A query after some stage."""
 
     task: str
-    stage: int
     row: NDArray[np.float64]  # [features]
     first: bool  # whether the first attempt is right
     either: bool  # whether one of the two is
+    gain: bool | None  # whether neither is, and one is after the next stage; None after the last
 
 
 def main() -> None:
@@ -47,18 +53,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs of solve")
     parser.add_argument("--out", type=Path, help="the file to keep the calibration in")
+    parser.add_argument("--stages", type=int, nargs="*", default=[], help="those that solve is to have by default")
     arguments = parser.parse_args()
     kept = [each for folder in arguments.runs for each in read_folder(folder).kept]
     examples = [example for each in kept for example in examples_of(each)]
     rows, parts = np.stack([each.row for each in examples]), np.array([part(each.task) for each in examples])
     weights = {}
-    for name in ("first", "either"):
-        right = np.array([getattr(each, name) for each in examples])
-        weights[name] = fit(rows, right)
-        print(f"{name} of two attempts right, {len(examples)} queries after a stage, {len(set(parts))} parts:")
-        print(measured(held_out(rows, right, parts), right))
-    calibration = Calibration(**weights, gain=gain(examples))
-    print(f"{calibration.gain:.0%} of the queries that are not solved after a stage are after the next")
+    for name, meaning in MEANINGS.items():
+        known = np.array([getattr(each, name) is not None for each in examples])
+        right = np.array([bool(getattr(each, name)) for each in examples])[known]
+        weights[name] = fit(rows[known], right)
+        print(f"{name}: {meaning}; {len(right)} queries after a stage, {len(set(parts))} parts:")
+        print(measured(held_out(rows[known], right, parts[known]), right))
+    calibration = Calibration(**weights, stages=tuple(arguments.stages))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(calibration.model_dump(), indent=1) + "\n")
         if (arguments.out.parent / MANIFEST).is_file():
@@ -69,18 +76,19 @@ def examples_of(kept: Kept) -> Iterator[Example]:
     """Of one task, what was known after each of its stages, and whether the attempts then were right."""
     if kept.entry is None or kept.entry[1] is None:
         raise SystemExit(f"{kept.solved.task_id}: expected a task with its solution in result.json")
-    earlier, outputs = [], kept.entry[1].outputs
-    stages = groupby(kept.solved.rollouts, key=lambda each: each.token_budget)
-    for stage, (_, rollouts) in enumerate(stages):
+    outputs, results = kept.entry[1].outputs, list[Result]()
+    states = []  # what was known after each stage, and the attempts then
+    for _, rollouts in groupby(kept.solved.rollouts, key=lambda each: each.token_budget):
         last = [each.result for each in rollouts if each.result is not None]
         if last:
-            attempts = vote(pooled(earlier, last), len(outputs))
-            for query, (made, output) in enumerate(zip(attempts, outputs, strict=True)):
-                answers = grids([made])[0]
-                if answers:
-                    row = features(query, made, [*earlier, *last])
-                    yield Example(kept.solved.task_id, stage, row, answers[0] == output, output in answers)
-            earlier += last
+            states.append(([*results, *last], vote(pooled(results, last), len(outputs))))
+            results += last
+    for (known, attempts), after in zip_longest(states, states[1:]):
+        for query, output in enumerate(outputs):
+            answers, *later = (grids([made[query]])[0] for made in (attempts, *([after[1]] if after else [])))
+            gain = output not in answers and output in later[0] if later else None
+            row = features(query, attempts[query], known)
+            yield Example(kept.solved.task_id, row, answers[:1] == [output], output in answers, gain)
 
 
 def part(task: str) -> int:
@@ -110,16 +118,6 @@ def measured(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> str:
         if own.any():
             lines.append(f"| {low:.0%} to {high:.0%} | {confidence[own].mean():.0%} | {right[own].sum()}/{own.sum()} |")
     return "\n".join(lines)
-
-
-def gain(examples: Sequence[Example]) -> float:
-    """Share of the queries not solved after a stage that are solved after the next."""
-    pairs = [
-        (before, after)
-        for before, after in pairwise(examples)
-        if (before.task, before.stage + 1) == (after.task, after.stage) and not before.either
-    ]
-    return sum(after.either for _, after in pairs) / max(1, len(pairs))
 
 
 if __name__ == "__main__":

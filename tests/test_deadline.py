@@ -20,7 +20,7 @@ TASK = {
     "train": [{"input": [[1, 2]], "output": [[1]]}, {"input": [[3, 4]], "output": [[3]]}],
     "test": [{"input": [[5]]}],
 }
-ARGV = (*TINY, "x.json", "y.json", f"self_edit.json={EDIT}", "stages=[0,300]")
+ARGV = (*TINY, "x.json", "y.json", f"self_edit.json={EDIT}", "stages=[0]", "ttt.token_budget=300")
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_an_interrupted_sweep_has_a_whole_submission_from_the_beginning(
 
 
 def test_one_task_alone_keeps_to_its_deadline_too(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    argv = (*TINY, "x.json", f"self_edit.json={EDIT}", "stages=[0,300]")
+    argv = (*TINY, "x.json", f"self_edit.json={EDIT}", "stages=[0]", "ttt.token_budget=300")
     assert main([*argv, "hydra.run.dir=run", "deadline_s=0.000001"]) == 1
     assert "no attempt" in capfd.readouterr().out
     assert main([*argv, "resume=run"]) == 0

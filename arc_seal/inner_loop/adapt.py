@@ -27,10 +27,18 @@ from arc_seal.inner_loop.job import (
     Progress,
     Report,
     Result,
+    TrainedAdapter,
     TrainingRecord,
     vote,
 )
-from arc_seal.inner_loop.lora import merged, unfrozen, with_adapter, with_fresh_adapter
+from arc_seal.inner_loop.lora import (
+    adapter_bytes,
+    fresh_weights,
+    merged,
+    unfrozen,
+    with_adapter,
+    with_fresh_adapter,
+)
 from arc_seal.inner_loop.predict import Decoded, decode, score
 from arc_seal.inner_loop.train import train
 from arc_seal.models.generate import CachedContext
@@ -54,8 +62,10 @@ def adapt(job: AdaptJob, model: Model, report: Report) -> Result:
         for query in range(len(job.task.queries)):
             made, scored = _candidates(job, model, shown, query, report)
             candidates, known = candidates + made, known + scored
+        weights = fresh_weights(model.network) if job.keep and record is not None else {}
+        adapter = TrainedAdapter(adapter_bytes(weights), record.total) if weights and record is not None else None
     attempts = vote(candidates, len(job.task.queries))
-    return Result(attempts, tuple(candidates), record, dict(seconds), tuple(known))
+    return Result(attempts, tuple(candidates), record, dict(seconds), tuple(known), adapter)
 
 
 def examine(job: ExamineJob, model: Model, report: Report) -> Examination:
@@ -112,12 +122,16 @@ def _adapted(
                 stack.enter_context(unfrozen(model))
             else:
                 rank, alpha = edit.training.lora_rank, training.lora_alpha or float(edit.training.lora_rank)
-                stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, training.lora_modules, kept))
+                begin = job.begin.weights if job.begin is not None else None
+                stack.enter_context(
+                    with_fresh_adapter(model, rank, alpha, job.seed, training.lora_modules, kept, begin)
+                )
             examples, skipped = training_set(job, edit, toolbox, model)
             record = train(
                 model, examples, edit.training, training, job.seed, report,
                 skipped=skipped, max_tokens=job.max_training_tokens, precision=training.precision,
             )  # fmt: skip
+            record = replace(record, before=job.begin.tokens if job.begin is not None else 0)
             seconds["train"] += time.monotonic() - start
         start = time.monotonic()
         with merged(model.network):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import fsum
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 import numpy as np
 from pydantic import Field
@@ -114,6 +114,20 @@ class TrainingRecord:
     targets: int  # tokens that carried loss
     padding: float  # share of the computed tokens that was padding, 0 to 1
     losses: tuple[float, ...]  # mean of each update, nats a target token
+    before: int = 0  # tokens that the adapter had read when this began
+
+    @property
+    def total(self) -> int:
+        """Tokens that the adapter has read in all its trainings."""
+        return self.before + self.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedAdapter:
+    """An adapter as a training left it, for another to go on from; the optimiser's state is not kept."""
+
+    weights: bytes  # as `lora.adapter_bytes` writes them
+    tokens: int  # read in training so far
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +139,8 @@ class Result:
     training: TrainingRecord | None  # None when there was none (in-context only)
     seconds: dict[str, float] = field(default_factory=dict)  # wall time by stage
     known: tuple[Candidate, ...] = ()  # the job's known grids with their scores here; they have no vote
+    # What it was trained to, where the job was to keep it; never recorded.
+    adapter: Annotated[TrainedAdapter | None, Field(exclude=True)] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +185,8 @@ class AdaptJob(Job[Result]):
     adapt_from: str | None = None  # folder of an adapter that the model has to begin with; None: as the model is
     # For each query the grids that earlier roll-outs found, to be scored here too where `decode.score` asks for scores.
     known: tuple[tuple[Grid, ...], ...] = ()
+    begin: TrainedAdapter | None = None  # an adapter of this self-edit's rank to train on; None: a fresh one
+    keep: bool = False  # whether the result has the adapter
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ peft's layer is made to do less work for the same sums, in training and in predi
 
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import Linear
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -42,16 +42,49 @@ class KeptConfig(Settings, extra="allow", strict=True):
     peft_version: Any = None
 
 
+@contextmanager
 def with_fresh_adapter(
-    model: Model, rank: int, alpha: float, seed: int, modules: str = "all-linear", frozen: Path | None = None
-) -> AbstractContextManager[PeftModel]:
+    model: Model,
+    rank: int,
+    alpha: float,
+    seed: int,
+    modules: str = "all-linear",
+    frozen: Path | None = None,
+    begin: bytes | None = None,
+) -> Iterator[PeftModel]:
     """A fresh adapter on linear layers, never the output layer, for as long as the context lasts.
 
     Inside, `model.network` computes with the adapter, the only weights that train; afterwards it is bit for bit what it
     was. LoRA (arXiv 2106.09685) scales the update by alpha / rank. `modules`: `all-linear`, or a pattern of full names.
     The adapter in the folder `frozen` is active besides and not trained; InputError where there is none for this model.
+    `begin` are the weights to begin with, of an adapter like this one (`adapter_bytes`), in the place of random ones.
     """
-    return _injected(model, _config(rank, alpha, modules, revision=model.weights), seed, frozen)
+    with _injected(model, _config(rank, alpha, modules, revision=model.weights), seed, frozen) as adapted:
+        if begin is not None:
+            kept, own = load(begin), fresh_weights(model.network)
+            with torch.no_grad():
+                for name, parts in own.items():
+                    for part, weight in zip("AB", parts, strict=True):
+                        weight.copy_(kept[f"{name}.{part}"])
+        yield adapted
+
+
+def fresh_weights(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """A and B of the fresh adapter on each layer by its name, [rank, inputs] and [outputs, rank]; not copied."""
+    layers = ((name, each) for name, each in network.named_modules() if isinstance(each, MergingLinear))
+    return {
+        name: (cast(Tensor, each.lora_A[FRESH].weight), cast(Tensor, each.lora_B[FRESH].weight))
+        for name, each in layers
+        if FRESH in each.lora_A
+    }
+
+
+def adapter_bytes(weights: Mapping[str, tuple[Tensor, Tensor]]) -> bytes:
+    """A and B of each layer, as `fresh_weights` has them, as safetensors."""
+    both = {name: zip("AB", parts, strict=True) for name, parts in weights.items()}
+    return save(
+        {f"{name}.{part}": each.detach().cpu().contiguous() for name, own in both.items() for part, each in own}
+    )
 
 
 @contextmanager

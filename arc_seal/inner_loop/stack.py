@@ -32,7 +32,17 @@ from arc_seal.inner_loop.adapt import (
     to_be_scored,
     training_set,
 )
-from arc_seal.inner_loop.job import AdaptJob, Candidate, Precision, Progress, Report, Result, TrainingRecord, vote
+from arc_seal.inner_loop.job import (
+    AdaptJob,
+    Candidate,
+    Precision,
+    Progress,
+    Report,
+    Result,
+    TrainedAdapter,
+    TrainingRecord,
+    vote,
+)
 from arc_seal.inner_loop.predict import NOT_FINITE, Decoded, decode, score
 from arc_seal.inner_loop.stacked_adapters import Adapter, AdapterRows, fresh_adapter, merge, with_adapters
 from arc_seal.inner_loop.train import Plan, make_plan, target_states
@@ -141,10 +151,9 @@ class _Member:
     def record(self) -> TrainingRecord:
         """What its training did."""
         padding = 1 - self.tokens / self.computed
-        made, updates = self.made, len(self.losses)
-        return TrainingRecord(
-            made.examples, made.skipped, updates, self.tokens, self.targets, padding, tuple(self.losses)
-        )
+        made, losses, begin = self.made, tuple(self.losses), self.made.job.begin
+        counts = made.examples, made.skipped, len(losses), self.tokens, self.targets
+        return TrainingRecord(*counts, padding, losses, begin.tokens if begin is not None else 0)
 
 
 class Stack:
@@ -175,7 +184,8 @@ class Stack:
         """Take a job up."""
         training, settings = made.self_edit.training, made.job.training
         alpha = settings.lora_alpha or float(training.lora_rank)
-        adapter = fresh_adapter(self._model, training.lora_rank, alpha, made.job.seed, settings.lora_modules)
+        begin = made.job.begin.weights if made.job.begin is not None else None
+        adapter = fresh_adapter(self._model, training.lora_rank, alpha, made.job.seed, settings.lora_modules, begin)
         self._rows.add(adapter)
         self._training.append(_Member(key, made, report))
 
@@ -421,5 +431,8 @@ def _result(member: _Member) -> Result:
     """What came of a job that is done."""
     made, now = member.made, time.monotonic()
     seconds = {"train": member.trained - made.began, "predict": now - member.trained}
-    attempts = vote(member.candidates, len(made.job.task.queries))
-    return Result(attempts, tuple(member.candidates), member.record(), seconds, tuple(member.known))
+    attempts, record = vote(member.candidates, len(made.job.task.queries)), member.record()
+    adapter = None
+    if made.job.keep and member.adapter is not None:
+        adapter = TrainedAdapter(member.adapter.to_bytes(), record.total)
+    return Result(attempts, tuple(member.candidates), record, seconds, tuple(member.known), adapter)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from arc_seal.inner_loop.lora import FRESH, MergingLinear, is_cheaper_merged, with_fresh_adapter
+from arc_seal.inner_loop.lora import adapter_bytes, fresh_weights, is_cheaper_merged, with_fresh_adapter
 from arc_seal.models.model import Model
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -36,6 +36,10 @@ class Adapter:
     rank: int
     scale: float  # of what it adds: alpha / rank
 
+    def to_bytes(self) -> bytes:
+        """Its weights, for `fresh_adapter` to begin with."""
+        return adapter_bytes({name: (down, up.t()) for name, (down, up) in self.weights.items()})
+
 
 class LayerAdapters(NamedTuple):
     """What a group adds to one layer."""
@@ -45,15 +49,13 @@ class LayerAdapters(NamedTuple):
     merged: Tensor | None = None  # the layer's weight with both added, [group, outputs, inputs]
 
 
-def fresh_adapter(model: Model, rank: int, alpha: float, seed: int, modules: str) -> Adapter:
+def fresh_adapter(
+    model: Model, rank: int, alpha: float, seed: int, modules: str, begin: bytes | None = None
+) -> Adapter:
     """The adapter that `lora.with_fresh_adapter` has at first."""
-    with with_fresh_adapter(model, rank, alpha, seed, modules):
-        weights = {
-            name: (_weight(layer.lora_A), _weight(layer.lora_B).t())
-            for name, layer in model.network.named_modules()
-            if isinstance(layer, MergingLinear)
-        }
-    return Adapter(weights, rank, alpha / rank)
+    with with_fresh_adapter(model, rank, alpha, seed, modules, begin=begin):
+        own = fresh_weights(model.network)  # which belong to nobody else
+    return Adapter({name: (down.detach(), up.detach().t()) for name, (down, up) in own.items()}, rank, alpha / rank)
 
 
 class AdapterRows:
@@ -240,8 +242,3 @@ class _Layout:
         for name, weights in adapter.weights.items():
             for part, weight in zip(parts[name][:2], weights, strict=True):
                 part[0, : adapter.rank] = weight
-
-
-def _weight(part: nn.ModuleDict) -> Tensor:
-    """A or B of the fresh adapter, which belongs to nobody else."""
-    return cast(Tensor, part[FRESH].weight).detach()

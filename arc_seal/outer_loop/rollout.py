@@ -32,6 +32,7 @@ from arc_seal.inner_loop.job import (
     Progress,
     R,
     Result,
+    TrainedAdapter,
     TrainingSettings,
     WriteJob,
 )
@@ -252,15 +253,18 @@ class Runner:
         solution: Solution | None,
         known: tuple[tuple[Grid, ...], ...] = (),
         timeout_s: float | None = None,
+        begin: TrainedAdapter | None = None,
+        keep: bool = False,
     ) -> Rollout:
         """Try a proposed self-edit in the sandbox; the solution is only compared with finished attempts.
 
-        `known` are grids for each query that are to be scored too; `timeout_s` is in the place of the executor's.
+        `known` are grids for each query that are to be scored too; `timeout_s` is in the place of the executor's; for
+        `begin` and `keep` see AdaptJob.
         """
         found: dict[str, Any] = {}
         answers = None
         if rollout.status is Status.OK:
-            job = replace(self._adapt_job(rollout, task), known=known)
+            job = replace(self._adapt_job(rollout, task, begin), known=known, keep=keep)
             outcome = self._run(job, rollout.sample, timeout_s)
             found = {"status": outcome.status, "message": outcome.message, "result": outcome.result}
             answers = None if outcome.result is None else grids(outcome.result.attempts)
@@ -291,10 +295,11 @@ class Runner:
     def _run(self, job: Job[R], sample: int, timeout_s: float | None = None) -> Outcome[R]:
         return self.executor.run(job, lambda progress: self.view.progress(sample, progress), timeout_s)
 
-    def _adapt_job(self, rollout: Rollout, task: Task) -> AdaptJob:
+    def _adapt_job(self, rollout: Rollout, task: Task, begin: TrainedAdapter | None = None) -> AdaptJob:
         training = self.settings.ttt
         if rollout.token_budget:
-            training = training.model_copy(update={"token_budget": rollout.token_budget})
+            left = rollout.token_budget - (begin.tokens if begin is not None else 0)
+            training = training.model_copy(update={"token_budget": max(1, left)})
         return AdaptJob(
             task=task,
             self_edit=rollout.self_edit,
@@ -304,6 +309,7 @@ class Runner:
             decode=self.settings.decode,
             max_training_tokens=self.settings.max_training_tokens,
             adapt_from=self.author.adapt_from,
+            begin=begin,
         )
 
     def _written(self, task: Task, rollouts: Sequence[Rollout], timeout_s: float | None) -> list[Rollout]:

@@ -29,7 +29,7 @@ from arc_seal.outer_loop.rollout import (
     grids,
     versions,
 )
-from arc_seal.outer_loop.stages import LoadClock, roll_out_best, solve_until
+from arc_seal.outer_loop.stages import Adapters, LoadClock, roll_out_best, solve_until
 from arc_seal.sandbox.worker import Executor
 from arc_seal.self_edit.edit import SelfEdit, canonical
 from arc_seal.settings import shortened
@@ -42,8 +42,9 @@ class SolveSettings(RolloutSettings):
     samples: int = Field(ge=1)
     select: Literal["all", "held_out"]
     margin: float = Field(ge=0)
-    stages: tuple[int, ...] | None = Field(min_length=1)
+    stages: tuple[int, ...] | None
     confidence: float | None = Field(gt=0, le=1)
+    least_gain: float | None = Field(ge=0, le=1)
     abstain_below: float | None = Field(gt=0, le=1)
     deadline_s: float | None = Field(gt=0)
     policy: str | None = Field(min_length=1)
@@ -52,8 +53,8 @@ class SolveSettings(RolloutSettings):
     def check(self, *, policy_writes: bool = False) -> None:
         """As `RolloutSettings.check`; what has no effect beside the other settings is refused too."""
         super().check(policy_writes=policy_writes)
-        if self.stages is not None:
-            self._check_stages(self.stages)
+        if any(more <= less for less, more in pairwise((-1, *(self.stages or ())))):
+            raise InputError("stages", "", "numbers of tokens that rise, 0 or more", shortened(self.stages))
         if self.calibration is None and self.abstain_below is not None:
             raise InputError("abstain_below", "", "a model that comes with a calibration", self.model_name)
         if not self.train and (self.policy is not None or self.select == "held_out"):
@@ -62,18 +63,20 @@ class SolveSettings(RolloutSettings):
         if (policy := self.author.policy) is not None:  # the author refuses what it cannot be, too
             check_policy(Path(policy), self.model)
 
-    def _check_stages(self, stages: tuple[int, ...]) -> None:
-        if any(tokens < 0 for tokens in stages) or any(more <= less for less, more in pairwise(stages)):
-            raise InputError("stages", "", "numbers of tokens that rise, 0 or more", shortened(stages))
+    @property
+    def budgets(self) -> tuple[int | None, ...]:
+        """Tokens that are read in all after each stage; None, the last, for as many as there are, or where none are."""
+        most, stages = self.ttt.token_budget, self.stages
         if self.select != "all" or not self.train:
-            found = "train=false" if not self.train else f"select={self.select}"
-            raise InputError("stages", "", "select=all and train=true, or stages=null", found)
+            return (None,)
+        if stages is None:
+            stages = self.calibration.stages if self.calibration is not None else ()
+        return (*(tokens for tokens in stages if most is None or tokens < most), most)
 
     @property
     def rollouts(self) -> int:
         """Roll-outs of a task at most."""
-        stages = self.stages or (1,)
-        return sum(self.samples if tokens else 1 for tokens in stages)
+        return sum(1 if tokens == 0 else self.samples for tokens in self.budgets)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -169,9 +172,9 @@ def solve_task(
 
 
 class Solving:
-    """A task on its way through its stages, each of which trains on more tokens; all candidates so far vote.
+    """A task on its way through its stages, each of which trains on where the last ended; all candidates so far vote.
 
-    It is done when it is sure of its attempts, or after its last stage. Without `stages` there is one.
+    It is done when it is sure of its attempts, when one more stage would hardly gain anything, or after its last.
 
     Args:
         task: The task.
@@ -180,10 +183,12 @@ class Solving:
         settings: How it is solved.
         view: Told what happens.
         before: What came of its first stages, to go on behind them.
+        adapters: Where its adapters are between stages; those of `before` are not there, and are trained anew.
 
     Attributes:
         attempts: The best so far at each query, at most two, with their confidence where there is a calibration.
         chance: How probable it is that every query has a right attempt, 0 to 1; None where nothing tells.
+        gain: How much more probable that is after one more stage; 1 where nothing tells.
     """
 
     def __init__(
@@ -194,8 +199,10 @@ class Solving:
         settings: SolveSettings,
         view: View,
         before: Solved | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.task, self._solution, self._executor, self._settings = task, solution, executor, settings
+        self._adapters = adapters or Adapters()
         self._clock = LoadClock(view, before.seconds.get("load", 0.0) if before is not None else 0.0)
         self._runner = Runner(executor, settings, settings.author, self._clock)
         self._proposed: list[Rollout] | None = None
@@ -208,11 +215,8 @@ class Solving:
     @property
     def budgets(self) -> tuple[int | None, ...]:
         """Tokens of each stage that is left."""
-        stages = self._settings.stages
-        if stages is None:
-            return () if self._stages else (None,)
-        read = max((rollout.token_budget or 0 for rollout in self.rollouts), default=-1)
-        return tuple(tokens for tokens in stages if tokens > read)
+        read = max((_or_all(rollout.token_budget) for rollout in self.rollouts), default=-1)
+        return tuple(tokens for tokens in self._settings.budgets if _or_all(tokens) > read)
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -227,15 +231,10 @@ class Solving:
 
     @property
     def done(self) -> bool:
-        """Whether it is sure, or nothing is left to do."""
-        wanted, chance = self._settings.confidence, self.chance
-        return not self.budgets or (wanted is not None and chance is not None and chance >= wanted)
-
-    @property
-    def gain(self) -> float:
-        """How probably one more stage solves it; 1 where nothing tells."""
-        calibration = self._settings.calibration
-        return 1.0 if calibration is None or self.chance is None else calibration.gain * (1 - self.chance)
+        """Whether it is sure, or nothing is left to do that is worth it."""
+        wanted, least, chance = self._settings.confidence, self._settings.least_gain, self.chance
+        sure = wanted is not None and chance is not None and chance >= wanted
+        return not self.budgets or sure or (least is not None and self.gain < least)
 
     def advance(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> None:
         """Do a stage of so many tokens until a time of `time.monotonic`, each job in a turn of its own.
@@ -253,6 +252,8 @@ class Solving:
         if made:
             self._stages.append(sorted(made, key=lambda rollout: rollout.sample))
             self._judge()
+        if self.done:
+            self._adapters.let_go(id(self))
         self._spent_s += time.monotonic() - start
 
     def load(self) -> None:
@@ -292,26 +293,38 @@ class Solving:
         flat = [result for results in earlier for result in results]
         attempts, calibration = vote(pooled(flat, last), len(self.task.queries)), self._settings.calibration
         self.chance: float | None = None
+        self.gain = 1.0
         if calibration is not None and last:
             attempts = calibration.judged(attempts, [*flat, *last])
-            self.chance = math.prod(sum(each.confidence or 0.0 for each in query) for query in attempts)
+            sure = [sum(each.confidence or 0.0 for each in query) for query in attempts]
+            gains = calibration.gains(attempts, [*flat, *last])
+            self.chance = math.prod(sure)
+            self.gain = math.prod(min(1.0, sum(each)) for each in zip(sure, gains, strict=True)) - self.chance
         self.attempts = attempts
 
     def _tried(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> list[Rollout]:
         """The roll-outs of a stage that have ended before time was up."""
         known = tuple(map(tuple, grids(self.attempts))) if self._settings.decode.score and self._stages else ()
+        more = any(_or_all(each) > _or_all(budget) for each in self._settings.budgets)
 
-        def tried(rollout: Rollout) -> Rollout | None:
+        def tried(sample: int) -> Rollout | None:
+            rollout, own = proposed[sample], (id(self), sample)
             with turns:
                 if ends is not None and time.monotonic() >= ends:
                     return None
-                made = self._runner.roll_out(rollout, self.task, self._solution, known, self._limit_s(ends))
+                made = self._runner.roll_out(
+                    rollout, self.task, self._solution, known, self._limit_s(ends),
+                    begin=self._adapters.get(*own) if budget != 0 else None, keep=more and budget != 0,
+                )  # fmt: skip
+            if made.result is not None and made.result.adapter is not None:
+                self._adapters.keep(*own, made.result.adapter)
+                made = made.model_copy(update={"result": replace(made.result, adapter=None)})
             cut = made.status is Status.TIMEOUT and ends is not None and time.monotonic() >= ends
             return None if cut else made
 
         with turns:
             proposed = self._of_stage(budget, self._limit_s(ends))
-        return [each for each in concurrently(self._executor, tried, proposed) if each is not None]
+        return [each for each in concurrently(self._executor, tried, range(len(proposed))) if each is not None]
 
     def _limit_s(self, ends: float | None) -> float | None:
         """The time left, where that is less than any job may take; None for the executor's own limit."""
@@ -328,8 +341,6 @@ class Solving:
             if self._proposed is None:
                 self._proposed = self._runner.propose(self.task, settings.samples, timeout_s=timeout_s)
             proposed = self._proposed
-        if settings.stages is None:
-            return proposed
         begin = len(self.rollouts)
         # Writing is counted once.
         once = {"writing_s": 0.0} if any(each.token_budget for each in self.rollouts) else {}
@@ -339,6 +350,11 @@ class Solving:
             return rollout.model_copy(update={"sample": number, "seed": seed, "token_budget": budget, **once})
 
         return [numbered(number, each) for number, each in enumerate(proposed, start=begin)]
+
+
+def _or_all(tokens: int | None) -> float:
+    """Tokens to compare by; None is as many as there are."""
+    return math.inf if tokens is None else tokens
 
 
 def attempt_title(number: int, attempt: Attempt) -> str:

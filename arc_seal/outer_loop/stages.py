@@ -1,5 +1,6 @@
 """What is tried next in the time there is: stages of many tasks, and self-edits of one."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -8,15 +9,16 @@ from typing import Protocol
 
 from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import InputError, Status
-from arc_seal.inner_loop.job import Progress
+from arc_seal.inner_loop.job import Progress, TrainedAdapter
 from arc_seal.outer_loop.rollout import Rollout, Runner, View, concurrently
 from arc_seal.sandbox.worker import Executor
 
 GUESSED_TOKEN_S = 2e-4
 """Seconds a training token before any was read."""
 
-LEFT_SHARE, LEAST_TOKENS = 0.9, 1000
-"""How much of the time left a shortened stage is planned to fill; training on fewer tokens is not worth a stage."""
+LEFT_SHARE, LEAST_TOKENS, LEAST_SHARE = 0.9, 1000, 0.25
+"""How much of the time left a shortened stage is planned to fill; training on fewer tokens, or on a smaller share of
+what was read before, is not worth a stage."""
 
 Step = tuple[int | None, tuple[bool, float]]
 """The tokens of a stage, None for what `ttt.token_budget` says; and what it is worth, the highest first."""
@@ -39,9 +41,8 @@ class Staged(Protocol):
     def done(self) -> bool:
         """Whether nothing is left to do."""
 
-    @property
-    def gain(self) -> float:
-        """How probably one more stage solves it; 1 where nothing tells."""
+    gain: float
+    """How probably one more stage solves it; 1 where nothing tells."""
 
     def load(self) -> None:
         """Wait until a worker has its model."""
@@ -161,23 +162,25 @@ def seconds_a_token(tasks: Sequence[Staged]) -> float:
 def next_step(solving: Staged, token_s: float, left_s: float | None) -> Step | None:
     """The next stage of a task; None where it is done, or too little time is left.
 
-    A stage that would take too long is shortened, to no less than twice the tokens of the one before.
+    A stage that would take too long is shortened.
     """
     if solving.done or (left_s is not None and left_s <= 0):
         return None
     made, (budget, *_) = solving.rollouts, solving.budgets
     if budget is None:
         return None, (True, -solving.task.cells)
-    allowed = max((each.token_budget or 0 for each in made), default=0)
     last = next((each for each in reversed(made) if each.result is not None), None)
     record = last.result.training if last and last.result else None
-    read = record.tokens if record else 0
+    read = record.total if record else 0
     predict_s = last.result.seconds.get("predict", 0.0) if last and last.result else 0.0
-    # A task that gave less than half of what it might has no more examples.
-    tokens = read if last and read < (last.token_budget or 0) / 2 else budget
+    tokens = budget - read
+    if last and record and record.tokens < ((last.token_budget or 0) - record.before) / 2:
+        tokens = min(tokens, record.tokens)  # it gave less than half of what it might: a stage has no more examples
     if left_s is not None and predict_s + token_s * tokens > left_s:
-        budget = tokens = int((LEFT_SHARE * left_s - predict_s) / token_s)
-        if tokens < max(LEAST_TOKENS, 2 * read, allowed + 1):
+        tokens = int((LEFT_SHARE * left_s - predict_s) / token_s)
+        budget = read + tokens
+        allowed = max((each.token_budget or 0 for each in made), default=0)
+        if tokens < max(LEAST_TOKENS, LEAST_SHARE * read) or budget <= allowed:
             return None
     if not made:
         return budget, (True, -solving.task.cells)
@@ -254,6 +257,36 @@ def _not_tried(rollout: Rollout, examined: Rollout | None, unexamined: str) -> R
         return examined
     message = f"held-out log-probability {examined.held_out:.3f} a symbol"
     return examined.model_copy(update={"status": Status.NOT_CHOSEN, "message": message})
+
+
+class Adapters:
+    """Adapters that tasks go on from, in a file without a name that goes with the process.
+
+    In memory those of some hundred tasks that wait for their next stage would take gigabytes. Used by several threads.
+    """
+
+    def __init__(self) -> None:
+        self._kept = sqlite3.connect("", check_same_thread=False)  # SQLite's own name for a temporary file
+        self._kept.execute("CREATE TABLE adapter (owner, sample, tokens, weights, PRIMARY KEY (owner, sample))")
+        self._turn = threading.Lock()
+
+    def keep(self, owner: int, sample: int, adapter: TrainedAdapter) -> None:
+        """Keep one in the place of the owner's last for this sample."""
+        with self._turn, self._kept:
+            row = (owner, sample, adapter.tokens, adapter.weights)
+            self._kept.execute("INSERT OR REPLACE INTO adapter VALUES (?, ?, ?, ?)", row)
+
+    def get(self, owner: int, sample: int) -> TrainedAdapter | None:
+        """The owner's last for a sample, if there is one."""
+        with self._turn:
+            asked = "SELECT weights, tokens FROM adapter WHERE owner = ? AND sample = ?"
+            found = self._kept.execute(asked, (owner, sample)).fetchone()
+        return None if found is None else TrainedAdapter(*found)
+
+    def let_go(self, owner: int) -> None:
+        """Let all of an owner's go."""
+        with self._turn, self._kept:
+            self._kept.execute("DELETE FROM adapter WHERE owner = ?", (owner,))
 
 
 class LoadClock:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from safetensors.torch import load
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
@@ -212,3 +213,22 @@ def test_result_reads_back_from_json(model: Model) -> None:
     adapter = TypeAdapter(Result)
     for made in (adapt(job(TASK), model, ignore), adapt(job(TASK, None), model, ignore)):
         assert adapter.validate_json(adapter.dump_json(made)) == made
+
+
+def test_a_training_goes_on_where_another_ended(make: MakeModel) -> None:
+    """A step of no size leaves what was kept, and the task is predicted as before; the model is as it was."""
+    model = make(0)
+    before = weights(model)
+    first = adapt(replace(job(TASK), keep=True), model, ignore)
+    assert first.adapter is not None and first.training is not None
+    assert (first.training.before, first.adapter.tokens) == (0, first.training.tokens)
+    still = edit(learning_rate=1e-12, lora_rank=TURNS.training.lora_rank)
+    second = adapt(replace(job(TASK, still), begin=first.adapter, keep=True), model, ignore)
+    assert second.adapter is not None and second.training is not None
+    assert second.training.before == first.training.tokens and second.adapter.tokens == second.training.total
+    ours, theirs = load(second.adapter.weights), load(first.adapter.weights)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in ours)
+    assert any(bool(each.any()) for name, each in ours.items() if name.endswith(".B"))
+    assert weights(model) == before
+    assert adapt(job(TASK), model, ignore).adapter is None

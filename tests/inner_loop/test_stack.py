@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from arc_seal.arc.datasets import load_tasks
@@ -124,6 +125,20 @@ def test_several_queries_are_predicted_each() -> None:
     jobs = [different(0), more]
     for one, found in zip(jobs, side_by_side(model, jobs), strict=True):
         assert_same(found, adapt(one, model, ignore))
+
+
+def test_adapters_are_gone_on_with_and_kept_as_alone() -> None:
+    model = grid_model()
+    kept = [adapt(replace(different(number), keep=True), model, ignore).adapter for number in range(3)]
+    jobs = [replace(different(number), begin=kept[number], keep=number != 1, seed=9) for number in range(3)]
+    for one, found in zip(jobs, side_by_side(model, jobs), strict=True):
+        alone = adapt(one, model, ignore)
+        assert_same(found, alone)
+        assert isinstance(found, Result) and (found.adapter is None) == (alone.adapter is None) == (not one.keep)
+        if found.adapter is not None and alone.adapter is not None:
+            ours, theirs = (safetensors.torch.load(each.adapter.weights) for each in (found, alone))  # type: ignore[union-attr]
+            assert found.adapter.tokens == alone.adapter.tokens and ours.keys() == theirs.keys()
+            assert all(torch.allclose(ours[name], theirs[name], atol=1e-4) for name in ours)
 
 
 def test_grids_known_before_are_scored_beside_others_that_know_none() -> None:

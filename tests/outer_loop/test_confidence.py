@@ -21,7 +21,9 @@ SANE = {**WEIGHTS, "constant": 1.0, "score": 0.5, "share": 1.0, "margin": 0.2, "
 
 def calibration(first: dict[str, float] = SANE, either: dict[str, float] | None = None) -> Calibration:
     either = {**first, "constant": first["constant"] + 1} if either is None else either
-    return Calibration(first=tuple(first.values()), either=tuple(either.values()), gain=0.1)
+    return Calibration(
+        first=tuple(first.values()), either=tuple(either.values()), gain=tuple(WEIGHTS.values()), stages=(8,)
+    )
 
 
 def result(*scores: float, tokens: int = 1000) -> Result:
@@ -39,7 +41,7 @@ def result(*scores: float, tokens: int = 1000) -> Result:
         ("{}", r": first: expected a value, found nothing$"),
         ('{"first": [1], "either": [], "gain": 0}', r": first: expected at least 7 items, found 1$"),
         (json.dumps({"first": [0] * 8, "either": [0] * 7, "gain": 0}), r": first: expected at most 7 items, found 8$"),
-        (json.dumps({"first": [0] * 7, "either": [0] * 7, "gain": 2}), r": gain: expected less than or equal to 1"),
+        (json.dumps({"first": [0] * 7, "either": [0] * 7, "gain": 2}), r": gain: expected a valid tuple, found 2"),
         ('{"first": [NaN,0,0,0,0,0,0], "either": [0,0,0,0,0,0,0], "gain": 0}', r"first\[0\]: expected a finite number"),
         ("\udcff", r": expected a calibration, found "),
     ],
@@ -68,7 +70,9 @@ def test_what_is_kept_is_read(tmp_path: Path) -> None:
 )
 def test_it_is_a_probability(scores: list[float], weights: list[float], tokens: int) -> None:
     half = len(FEATURES)
-    given_weights = Calibration(first=tuple(weights[:half]), either=tuple(weights[half:]), gain=1.0)
+    given_weights = Calibration(
+        first=tuple(weights[:half]), either=tuple(weights[half:]), gain=tuple(weights[half:]), stages=()
+    )
     made = [result(*scores, tokens=tokens)]
     (judged,) = given_weights.judged(made[-1].attempts, made)
     chances = [each.confidence for each in judged if each.confidence is not None]

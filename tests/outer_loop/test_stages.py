@@ -1,9 +1,10 @@
 """Stages: which is next, when a task is done, and what a deadline, a fault and a resumed run come to."""
 
 import json
+import math
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,21 @@ import pytest
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Entry
 from arc_seal.errors import InputError, Status
-from arc_seal.inner_loop.job import AdaptJob, Candidate, LoadJob, Report, Result, TrainingRecord, WriteJob, vote
+from arc_seal.inner_loop.job import (
+    AdaptJob,
+    Candidate,
+    LoadJob,
+    Report,
+    Result,
+    TrainedAdapter,
+    TrainingRecord,
+    WriteJob,
+    vote,
+)
 from arc_seal.outer_loop.confidence import CALIBRATION, FEATURES
 from arc_seal.outer_loop.rollout import derived_seed
 from arc_seal.outer_loop.solve import Solved, SolveSettings, Solving, solve_task
-from arc_seal.outer_loop.stages import solve_until
+from arc_seal.outer_loop.stages import Adapters, solve_until
 from arc_seal.sandbox.worker import Outcome
 from tests.outer_loop.fakes import RIGHT, WRONG, FakeExecutor, Notes, changed, entries, untimed
 from tests.outer_loop.test_solve import SETTINGS
@@ -26,7 +37,15 @@ from tests.self_edit.builders import random_task
 PATIENCE_S = 60.0
 ((TASK, SOLUTION),) = entries(1)
 STAGES = (0, 4000, 16000)
-NEVER_SURE = changed(SETTINGS, stages=STAGES)
+
+
+def staged(*budgets: int, settings: SolveSettings = SETTINGS, **others: Any) -> SolveSettings:
+    """Settings under which so many tokens are read after each stage."""
+    *earlier, most = budgets
+    return changed(settings, stages=earlier, ttt={**settings.ttt.model_dump(), "token_budget": most}, **others)
+
+
+NEVER_SURE = staged(*STAGES)
 
 
 @dataclass
@@ -68,8 +87,11 @@ class Trained(FakeExecutor):
             for query, grids in enumerate(job.known)
             for grid in grids
         )
-        training = TrainingRecord(3, 0, 2, tokens, 10, 0.0, (1.0, 0.5)) if tokens else None
-        return Result(vote(made, len(queries)), made, training, {"train": tokens / 1000, "predict": 0.5}, known)
+        before = job.begin.tokens if job.begin is not None else 0
+        training = TrainingRecord(3, 0, 2, tokens, 10, 0.0, (1.0, 0.5), before) if tokens else None
+        adapter = TrainedAdapter(b"", before + tokens) if training and job.keep else None
+        seconds = {"train": tokens / 1000, "predict": 0.5}
+        return Result(vote(made, len(queries)), made, training, seconds, known, adapter)
 
 
 @pytest.fixture
@@ -81,12 +103,22 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Trained:
     return made
 
 
-def calibrated(folder: Path, constant: float, a_digit_of_tokens: float, **settings: Any) -> SolveSettings:
-    """Settings with a model that is the surer, the more tokens were read in training."""
+def calibrated(
+    folder: Path,
+    constant: float,
+    a_digit_of_tokens: float,
+    budgets: Sequence[int] = STAGES,
+    gain: float = 0.25,
+    **settings: Any,
+) -> SolveSettings:
+    """Settings with a model that is the surer, the more tokens were read in training; each stage gains as much."""
     weights = [{"constant": constant, "tokens": a_digit_of_tokens}.get(name, 0.0) for name in FEATURES]
-    (folder / CALIBRATION).write_text(json.dumps({"first": weights, "either": weights, "gain": 0.25}))
-    values = {"stages": STAGES, "confidence": 0.9, "model": {"name": "scripted", "location": str(folder)}}
-    return changed(SETTINGS, **{**values, **settings})
+    gains = [math.log(gain / (1 - gain)) if name == "constant" else 0.0 for name in FEATURES]
+    (folder / CALIBRATION).write_text(
+        json.dumps({"first": weights, "either": weights, "gain": gains, "stages": [4000]})
+    )
+    values = {"confidence": 0.9, "model": {"name": "scripted", "location": str(folder)}}
+    return staged(*budgets, **{**values, **settings})
 
 
 def solve(executor: FakeExecutor, settings: SolveSettings, before: Solved | None = None) -> Solved:
@@ -124,9 +156,21 @@ def test_each_stage_trains_on_more_under_the_same_self_edit_with_another_seed() 
     assert [each.seed for each in solved.rollouts] == [derived_seed(0, TASK.id, "adapt", number) for number in range(3)]
     first, *others = executor.of(AdaptJob)
     assert first.self_edit is None and len({each.self_edit for each in others}) == 1 and others[0].self_edit
-    assert [each.training.token_budget for each in others] == [4000, 16000]
+    assert [each.training.token_budget for each in others] == [4000, 12000]
+    assert [each.begin and each.begin.tokens for each in others] == [None, 4000]
+    assert [each.keep for each in (first, *others)] == [False, True, False]
+    assert [each.result and each.result.adapter for each in solved.rollouts] == [None] * 3  # it is not recorded
     assert [each.seconds.get("write") for each in solved.rollouts][2] is None  # writing is counted once
     assert Solved.model_validate_json(solved.model_dump_json()) == solved
+
+
+def test_the_stages_end_where_no_more_tokens_may_be_read(tmp_path: Path) -> None:
+    assert staged(4000, 16000, settings=changed(SETTINGS, select="held_out")).budgets == (None,)
+    assert staged(4000, 16000, settings=changed(SETTINGS, train=False)).budgets == (None,)
+    assert changed(staged(3000), stages=STAGES).budgets == (0, 3000)
+    assert changed(SETTINGS, stages=STAGES).budgets == (*STAGES, None) and SETTINGS.ttt.token_budget is None
+    assert staged(16000).budgets == (16000,) and changed(staged(16000), stages=None).budgets == (16000,)
+    assert changed(calibrated(tmp_path, 0.0, 0.0, (16000,)), stages=None).budgets == (4000, 16000)
 
 
 def test_every_sample_is_tried_in_every_trained_stage() -> None:
@@ -141,10 +185,10 @@ def test_every_sample_is_tried_in_every_trained_stage() -> None:
 
 def test_what_was_found_before_is_scored_again_and_an_adapter_is_not_asked_of_itself() -> None:
     """Each stage is sure of its own answer; the last finds the first's answer more probable than its own."""
-    answers = {0: WRONG, 4000: RIGHT, 16000: WRONG}
+    answers = {0: WRONG, 4000: RIGHT, 12000: WRONG}
     executor = Trained(
         solves=lambda job: answers[executor.tokens(job)] == RIGHT,
-        score=lambda job, grid: {0: -0.1, 4000: -0.2, 16000: -1.0}[executor.tokens(job)] - 8 * (grid == WRONG),
+        score=lambda job, grid: {0: -0.1, 4000: -0.2, 12000: -1.0}[executor.tokens(job)] - 8 * (grid == WRONG),
     )
     solved = solve(executor, NEVER_SURE)
     assert [job.known for job in executor.of(AdaptJob)] == [(), (), ()]  # no scores were asked for
@@ -191,9 +235,30 @@ def test_a_task_ends_once_it_is_sure(tmp_path: Path, constant: float, digit: flo
 def test_sure_of_one_test_is_not_sure_of_the_task(tmp_path: Path) -> None:
     """Both at 0.92 are 0.85 together."""
     task = random_task(3, queries=2)
-    solving = Solving(task, None, Trained(), calibrated(tmp_path, 2.4423, 0.0, stages=(0,)), Notes())
-    solve_until(None, [solving], FakeExecutor())
-    assert solving.chance == pytest.approx(0.92**2, abs=1e-3) and solving.gain == pytest.approx(0.25 * 0.1536, abs=1e-3)
+    solving = Solving(task, None, Trained(), calibrated(tmp_path, 2.4423, 0.0, (0, 4000), gain=0.05), Notes())
+    solving.advance(0, None, threading.Semaphore(1))
+    assert solving.chance == pytest.approx(0.92**2, abs=1e-3) and solving.gain == pytest.approx(
+        0.97**2 - 0.92**2, abs=1e-3
+    )
+
+
+@pytest.mark.parametrize(("least", "tried"), [(0.04, [0, 4000, 16000]), (0.06, [0]), (None, [0, 4000, 16000])])
+def test_a_task_ends_where_its_next_stage_would_hardly_gain(
+    tmp_path: Path, least: float | None, tried: list[int]
+) -> None:
+    solved = solve(Trained(), calibrated(tmp_path, -9.0, 0.0, gain=0.05, least_gain=least))
+    assert budgets(solved) == tried and not solved.open
+
+
+def test_adapters_are_let_go_once_a_task_is_done() -> None:
+    adapters, turns, made = Adapters(), threading.Semaphore(1), []
+    for task, solution in entries(2):
+        made.append(Solving(task, solution, Trained(), staged(4000, 16000), Notes(), adapters=adapters))
+    for each in made:
+        each.advance(4000, None, turns)
+    assert [adapters.get(id(each), 0) for each in made] == [TrainedAdapter(b"", 4000)] * 2
+    made[0].advance(16000, None, turns)
+    assert [adapters.get(id(each), 0) for each in made] == [None, TrainedAdapter(b"", 4000)]
 
 
 @pytest.mark.parametrize(("constant", "kept"), [(-0.01, 0), (0.01, 1)])
@@ -205,7 +270,7 @@ def test_unsure_answers_are_left_out_where_asked(tmp_path: Path, constant: float
 
 
 def test_without_a_calibration_nothing_is_left_out_of_what_cannot_be_judged(tmp_path: Path) -> None:
-    changed(SETTINGS, stages=STAGES, confidence=0.9, model={"name": "x", "location": str(tmp_path)}).check()
+    staged(*STAGES, confidence=0.9, model={"name": "x", "location": str(tmp_path)}).check()
     with pytest.raises(InputError, match=r"^abstain_below: expected a model that comes with a calibration, found x$"):
         changed(SETTINGS, abstain_below=0.5, model={"name": "x", "location": str(tmp_path)}).check()
 
@@ -218,8 +283,8 @@ def test_without_a_calibration_nothing_is_left_out_of_what_cannot_be_judged(tmp_
     [
         (100.0, [0, 4000, 16000], False),
         (21.6, [0, 4000, 16000], False),
-        (18.0, [0, 4000, 11199], True),  # nine tenths of the 13 s that are left, but for the prediction
-        (13.0, [0, 4000], True),  # 6.7 s are not enough for twice as many tokens
+        (13.0, [0, 4000, 10700], True),  # nine tenths of the 8 s that are left, but for the prediction
+        (6.5, [0, 4000], True),  # 1.5 s are not enough for as many tokens as a stage is worth
         (3.0, [0, 1749], True),
         (1.0, [0], True),
         (0.4, [], True),  # not even that
@@ -249,7 +314,7 @@ def test_what_time_cuts_off_is_not_recorded_and_tried_again_when_there_is_time(e
 
 
 def test_each_job_is_given_what_is_left_when_it_begins(executor: Trained) -> None:
-    settings = changed(SETTINGS, stages=(4000,), samples=4, deadline_s=12.0)
+    settings = staged(4000, samples=4, deadline_s=12.0)
     solved = solve(executor, settings)
     limits = [limit for job, limit in zip(executor.jobs, executor.limits, strict=True) if isinstance(job, AdaptJob)]
     assert limits == pytest.approx([12.0, 7.5, 3.0]) and executor.now_s == pytest.approx(12.0)
@@ -257,7 +322,7 @@ def test_each_job_is_given_what_is_left_when_it_begins(executor: Trained) -> Non
 
 
 def test_the_executor_s_own_limit_holds_where_it_is_less(executor: Trained) -> None:
-    solve(executor, changed(SETTINGS, stages=(4000,), executor={"timeout_s": 5.0}, deadline_s=1000.0))
+    solve(executor, staged(4000, executor={"timeout_s": 5.0}, deadline_s=1000.0))
     assert set(executor.limits) == {None}
 
 
@@ -287,11 +352,11 @@ def test_loading_is_waited_for_first_and_one_that_fails_is_told_by_the_jobs(exec
 
 def test_the_smallest_begin_first_then_what_gains_most_a_second(tmp_path: Path, executor: Trained) -> None:
     tasks = entries(4)
-    settings = calibrated(tmp_path, 0.0, 0.0, stages=(0, 4000))
+    settings = calibrated(tmp_path, 0.0, 0.0, (0, 4000))
     chances = {each.id: chance for (each, _), chance in zip(tasks, (0.2, 0.8, 0.1, 0.5), strict=True)}
     made = solvings(executor, settings, tasks)
     for each in made:
-        each._judge = lambda each=each: setattr(each, "chance", chances[each.task.id])  # type: ignore[method-assign]
+        each._judge = lambda each=each: setattr(each, "gain", 1 - chances[each.task.id])  # type: ignore[method-assign]
     solve_until(None, made, executor)
     order = [job.task.id for job in executor.of(AdaptJob)]
     ids, by_size = [task.id for task, _ in tasks], sorted(tasks, key=lambda entry: entry[0].cells)
@@ -301,7 +366,7 @@ def test_the_smallest_begin_first_then_what_gains_most_a_second(tmp_path: Path, 
 def test_a_task_without_more_examples_is_reckoned_by_those_it_has(executor: Trained) -> None:
     """Its next stage takes a second, not the 40 s of its budget: it is done within the time, and in whole."""
     executor.most = 1000
-    solved = solve(executor, changed(NEVER_SURE, stages=(0, 4000, 40000), deadline_s=10.0))
+    solved = solve(executor, staged(0, 4000, 40000, deadline_s=10.0))
     assert (budgets(solved), solved.open) == ([0, 4000, 40000], False)
 
 
@@ -323,7 +388,7 @@ def test_no_task_is_worked_on_twice_at_a_time_and_all_are_kept(workers: int) -> 
 def test_who_waits_is_woken_when_another_fails(error: BaseException) -> None:
     """One of two workers waits for the only task while the other fails at it."""
     executor = Trained(workers=2)
-    made = solvings(executor, changed(NEVER_SURE, stages=(0, 4000)), entries(2))
+    made = solvings(executor, staged(0, 4000), entries(2))
     reached = threading.Event()
 
     def fails(job: Any) -> Status | None:
@@ -380,7 +445,20 @@ def test_going_on_comes_to_what_is_undisturbed(stages_done: int, samples: int) -
         partly.advance(partly.budgets[0], None, turns)
     before = Solved.model_validate_json(partly.solved().model_dump_json())
     assert before.open and len(before.rollouts) == len(whole.rollouts[: [0, 1, 1 + samples][stages_done]])
-    assert same(solve(executor, settings, before), whole)
+    resumed = solve(executor, settings, before)
+    assert same(untrained(resumed), untrained(whole)) and not resumed.open
+    assert same(resumed, whole) == (stages_done < 2)  # the adapters are gone: what they had read is read anew
+    read = [each.result.training.total for each in resumed.rollouts if each.result and each.result.training]
+    assert read == [4000] * samples + [16000] * samples
+
+
+def untrained(solved: Solved) -> Solved:
+    """Without what training did."""
+    rollouts = [
+        each.model_copy(update={"result": each.result and replace(each.result, training=None)})
+        for each in solved.rollouts
+    ]
+    return solved.model_copy(update={"rollouts": tuple(rollouts)})
 
 
 def test_once_sure_a_resumed_task_stays_so(tmp_path: Path) -> None:

@@ -1,17 +1,18 @@
 """How sure attempts are: fits the calibration of a model on runs of `solve` in stages, and measures it.
 
-    python -m arc_seal.solve -m arcagi1/dev seed=0,1 'stages=[8000,30000,60000]' confidence=null least_gain=null \
+    python -m arc_seal.solve -m arcagi1/dev seed=0,1 'stages=[8000,30000,60000]' confidence=null \
         executor.workers=2 executor.threads=1 hydra.sweep.dir=runs/stages
     python benchmarks/calibrate.py runs/stages --stages 8000 --out arc_seal/weights/grid/calibration.json
 
-Every stage of a task counts as if it were its last. Brier score (mean square of confidence minus what came of it, 0 to
+Every stage of a task counts as if it were its last.
+Brier score (mean square of confidence minus what came of it, 0 to
 1) and the reliability table are by cross-validation in ten parts, no task in two of them. A manifest beside the file is
 written anew.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby, pairwise, zip_longest
@@ -33,7 +34,6 @@ BINS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 MEANINGS = {
     "first": "the first attempt is right",
     "either": "one of the two attempts is",
-    "gain": "neither is, and one is after the next stage",
 }
 
 
@@ -45,31 +45,52 @@ class Example:
     row: NDArray[np.float64]  # [features]
     first: bool  # whether the first attempt is right
     either: bool  # whether one of the two is
-    gain: bool | None  # whether neither is, and one is after the next stage; None after the last
+    later: bool | None  # whether one is after the next stage; None after the last
 
 
 def main() -> None:
     """Fit, measure, and keep the fit."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs of solve")
+    parser.add_argument("--by", type=Path, help="measure this calibration on the runs, which it was not fitted on")
     parser.add_argument("--out", type=Path, help="the file to keep the calibration in")
     parser.add_argument("--stages", type=int, nargs="*", default=[], help="those that solve is to have by default")
     arguments = parser.parse_args()
     kept = [each for folder in arguments.runs for each in read_folder(folder).kept]
     examples = [example for each in kept for example in examples_of(each)]
-    rows, parts = np.stack([each.row for each in examples]), np.array([part(each.task) for each in examples])
-    weights = {}
+    if arguments.by is not None:
+        calibration = Calibration.load(arguments.by)
+    else:
+        calibration = calibration_of(examples, tuple(arguments.stages))
+    rows, parts = rows_of(examples), np.array([part(each.task) for each in examples])
     for name, meaning in MEANINGS.items():
-        known = np.array([getattr(each, name) is not None for each in examples])
-        right = np.array([bool(getattr(each, name)) for each in examples])[known]
-        weights[name] = fit(rows[known], right)
-        print(f"{name}: {meaning}; {len(right)} queries after a stage, {len(set(parts))} parts:")
-        print(measured(held_out(rows[known], right, parts[known]), right))
-    calibration = Calibration(**weights, stages=tuple(arguments.stages))
+        right = marks(examples, name)
+        print(f"{name}: {meaning}; {len(right)} queries after a stage:")
+        sure = held_out(rows, right, parts) if arguments.by is None else chances(getattr(calibration, name), rows)
+        print(measured(sure, right))
+    print(f"{calibration.gain:.0%} of the queries without a right attempt have one after the next stage")
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(calibration.model_dump(), indent=1) + "\n")
         if (arguments.out.parent / MANIFEST).is_file():
             write_manifest(arguments.out.parent)
+
+
+def calibration_of(examples: Sequence[Example], stages: tuple[int, ...] = ()) -> Calibration:
+    """The calibration that fits some examples."""
+    open_ones = [each for each in examples if each.later is not None and not each.either]
+    gain = sum(bool(each.later) for each in open_ones) / max(1, len(open_ones))
+    first, either = (fit(rows_of(examples), marks(examples, name)) for name in MEANINGS)
+    return Calibration(first=first, either=either, gain=gain, stages=stages)
+
+
+def rows_of(examples: Sequence[Example]) -> NDArray[np.float64]:
+    """[examples, features]."""
+    return np.stack([each.row for each in examples])
+
+
+def marks(examples: Sequence[Example], name: str) -> NDArray[np.bool_]:
+    """Of each example whether a meaning holds, [examples]."""
+    return np.array([getattr(each, name) for each in examples])
 
 
 def examples_of(kept: Kept) -> Iterator[Example]:
@@ -85,10 +106,11 @@ def examples_of(kept: Kept) -> Iterator[Example]:
             results += last
     for (known, attempts), after in zip_longest(states, states[1:]):
         for query, output in enumerate(outputs):
-            answers, *later = (grids([made[query]])[0] for made in (attempts, *([after[1]] if after else [])))
-            gain = output not in answers and output in later[0] if later else None
-            row = features(query, attempts[query], known)
-            yield Example(kept.solved.task_id, row, answers[:1] == [output], output in answers, gain)
+            answers = grids(attempts)[query]
+            if answers:
+                later = output in grids(after[1])[query] if after else None
+                row = features(query, attempts[query], known)
+                yield Example(kept.solved.task_id, row, answers[0] == output, output in answers, later)
 
 
 def part(task: str) -> int:
@@ -101,8 +123,13 @@ def held_out(rows: NDArray[np.float64], right: NDArray[np.bool_], parts: NDArray
     found = np.zeros(len(rows))
     for number in set(parts.tolist()):
         own = parts == number
-        found[own] = 1 / (1 + np.exp(-rows[own] @ np.array(fit(rows[~own], right[~own]))))
+        found[own] = chances(fit(rows[~own], right[~own]), rows[own])
     return found
+
+
+def chances(weights: Sequence[float], rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The confidence in each example by a fit, [examples]."""
+    return 1 / (1 + np.exp(-rows @ np.array(weights)))
 
 
 def measured(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> str:

@@ -81,10 +81,8 @@ def fresh_weights(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
 
 def adapter_bytes(weights: Mapping[str, tuple[Tensor, Tensor]]) -> bytes:
     """A and B of each layer, as `fresh_weights` has them, as safetensors."""
-    both = {name: zip("AB", parts, strict=True) for name, parts in weights.items()}
-    return save(
-        {f"{name}.{part}": each.detach().cpu().contiguous() for name, own in both.items() for part, each in own}
-    )
+    flat = {f"{name}.{part}": each for name, both in weights.items() for part, each in zip("AB", both, strict=True)}
+    return save({name: each.detach().cpu().contiguous() for name, each in flat.items()})
 
 
 @contextmanager

@@ -22,19 +22,19 @@ from arc_seal.settings import Settings, first_fault
 CALIBRATION = "calibration.json"
 """The file beside a model's weights."""
 
-FEATURES = ("constant", "score", "score_squared", "share", "margin", "agrees", "tokens")
-"""Of an attempt at a query; see `features`."""
+FEATURES = ("constant", "score", "share", "margin")
+"""Of an attempt at a query; see `features`. The agreement of two stages, and the tokens read, add nothing to these."""
 
 LEAST_SCORE, MOST_MARGIN = -30.0, 10.0
 """In nats; what is beyond says no more."""
 
 
 class Calibration(Settings):
-    """Weights of the regressions, one for each of FEATURES."""
+    """Weights of the regressions, one for each of FEATURES, and what more training is worth."""
 
     first: tuple[float, ...] = Field(min_length=len(FEATURES), max_length=len(FEATURES))  # attempt 1 is right
     either: tuple[float, ...] = Field(min_length=len(FEATURES), max_length=len(FEATURES))  # one of the two is
-    gain: tuple[float, ...] = Field(min_length=len(FEATURES), max_length=len(FEATURES))  # one is after the next stage
+    gain: float = Field(ge=0, le=1)  # share of the queries without a right attempt that have one after another stage
     stages: tuple[Annotated[int, Field(ge=0)], ...]  # tokens after which `solve` asks it by default
 
     @classmethod
@@ -61,33 +61,23 @@ class Calibration(Settings):
             judged.append(tuple(replace(each, confidence=chance) for each, chance in zip(made, chances, strict=False)))
         return tuple(judged)
 
-    def gains(self, attempts: Sequence[Sequence[Attempt]], results: Sequence[Result]) -> list[float]:
-        """How probable it is for each query that it has no right attempt now, and has one after the next stage."""
-        return [_probability(self.gain, features(query, made, results)) for query, made in enumerate(attempts)]
-
 
 def features(query: int, attempts: Sequence[Attempt], results: Sequence[Result]) -> NDArray[np.float64]:
-    """What a task's roll-outs say of the attempts at a query, [features].
+    """What a task's roll-outs say of the attempts at a query, at least one, [features].
 
     `score` is the first attempt's mean log-probability over the last roll-out's views, its votes left out of its
     weight; `share` that of the last roll-out's views that predict it; `margin` how far its weight is above the second
-    attempt's; `agrees` whether the roll-out before predicted it most often; `tokens` log10 of those read in training.
+    attempt's.
     """
-    last = results[-1]
-    tokens = math.log10(1 + (last.training.total if last.training else 0))
-    if not attempts:
-        return np.array([1.0, LEAST_SCORE, LEAST_SCORE**2 / 10, 0.0, 0.0, 0.0, tokens])
-    best = attempts[0]
+    best, last = attempts[0], results[-1]
     score = max(LEAST_SCORE, best.log_weight - math.log(best.votes))
     views = [each for each in last.candidates if each.query == query]
     share = sum(each.grid == best.grid for each in views) / max(1, len(views))
     margin = MOST_MARGIN if len(attempts) < 2 else min(MOST_MARGIN, best.log_weight - attempts[1].log_weight)
-    before = results[-2].attempts[query] if len(results) > 1 else ()
-    agrees = bool(before) and before[0].grid == best.grid
-    return np.array([1.0, score, score**2 / 10, share, margin, float(agrees), tokens])
+    return np.array([1.0, score, share, margin])
 
 
-def fit(rows: NDArray[np.float64], right: NDArray[np.bool_], ridge: float = 1.0) -> tuple[float, ...]:
+def fit(rows: NDArray[np.float64], right: NDArray[np.bool_], ridge: float = 5.0) -> tuple[float, ...]:
     """Logistic regression by Newton's method: rows [examples, features], whether each was right [examples].
 
     The squares of all weights but the constant's are held down by `ridge`.

@@ -44,7 +44,6 @@ class SolveSettings(RolloutSettings):
     margin: float = Field(ge=0)
     stages: tuple[int, ...] | None
     confidence: float | None = Field(gt=0, le=1)
-    least_gain: float | None = Field(ge=0, le=1)
     abstain_below: float | None = Field(gt=0, le=1)
     deadline_s: float | None = Field(gt=0)
     policy: str | None = Field(min_length=1)
@@ -174,7 +173,7 @@ def solve_task(
 class Solving:
     """A task on its way through its stages, each of which trains on where the last ended; all candidates so far vote.
 
-    It is done when it is sure of its attempts, when one more stage would hardly gain anything, or after its last.
+    It is done when it is sure of its attempts, or after its last stage.
 
     Args:
         task: The task.
@@ -188,7 +187,6 @@ class Solving:
     Attributes:
         attempts: The best so far at each query, at most two, with their confidence where there is a calibration.
         chance: How probable it is that every query has a right attempt, 0 to 1; None where nothing tells.
-        gain: How much more probable that is after one more stage; 1 where nothing tells.
     """
 
     def __init__(
@@ -231,10 +229,15 @@ class Solving:
 
     @property
     def done(self) -> bool:
-        """Whether it is sure, or nothing is left to do that is worth it."""
-        wanted, least, chance = self._settings.confidence, self._settings.least_gain, self.chance
-        sure = wanted is not None and chance is not None and chance >= wanted
-        return not self.budgets or sure or (least is not None and self.gain < least)
+        """Whether it is sure, or nothing is left to do."""
+        wanted, chance = self._settings.confidence, self.chance
+        return not self.budgets or (wanted is not None and chance is not None and chance >= wanted)
+
+    @property
+    def gain(self) -> float:
+        """How probably one more stage solves it; 1 where nothing tells."""
+        calibration = self._settings.calibration
+        return 1.0 if calibration is None or self.chance is None else calibration.gain * (1 - self.chance)
 
     def advance(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> None:
         """Do a stage of so many tokens until a time of `time.monotonic`, each job in a turn of its own.
@@ -293,13 +296,9 @@ class Solving:
         flat = [result for results in earlier for result in results]
         attempts, calibration = vote(pooled(flat, last), len(self.task.queries)), self._settings.calibration
         self.chance: float | None = None
-        self.gain = 1.0
         if calibration is not None and last:
             attempts = calibration.judged(attempts, [*flat, *last])
-            sure = [sum(each.confidence or 0.0 for each in query) for query in attempts]
-            gains = calibration.gains(attempts, [*flat, *last])
-            self.chance = math.prod(sure)
-            self.gain = math.prod(min(1.0, sum(each)) for each in zip(sure, gains, strict=True)) - self.chance
+            self.chance = math.prod(sum(each.confidence or 0.0 for each in query) for query in attempts)
         self.attempts = attempts
 
     def _tried(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> list[Rollout]:

@@ -41,8 +41,9 @@ class Staged(Protocol):
     def done(self) -> bool:
         """Whether nothing is left to do."""
 
-    gain: float
-    """How probably one more stage solves it; 1 where nothing tells."""
+    @property
+    def gain(self) -> float:
+        """How probably one more stage solves it; 1 where nothing tells."""
 
     def load(self) -> None:
         """Wait until a worker has its model."""

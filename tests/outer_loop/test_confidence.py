@@ -16,14 +16,12 @@ from arc_seal.outer_loop.confidence import FEATURES, Calibration, features, fit
 from tests.outer_loop.fakes import RIGHT, WRONG
 
 WEIGHTS = dict.fromkeys(FEATURES, 0.0)
-SANE = {**WEIGHTS, "constant": 1.0, "score": 0.5, "share": 1.0, "margin": 0.2, "agrees": 1.0, "tokens": 0.3}
+SANE = {"constant": 1.0, "score": 0.5, "share": 1.0, "margin": 0.2}
 
 
 def calibration(first: dict[str, float] = SANE, either: dict[str, float] | None = None) -> Calibration:
     either = {**first, "constant": first["constant"] + 1} if either is None else either
-    return Calibration(
-        first=tuple(first.values()), either=tuple(either.values()), gain=tuple(WEIGHTS.values()), stages=(8,)
-    )
+    return Calibration(first=tuple(first.values()), either=tuple(either.values()), gain=0.1, stages=(8,))
 
 
 def result(*scores: float, tokens: int = 1000) -> Result:
@@ -39,10 +37,10 @@ def result(*scores: float, tokens: int = 1000) -> Result:
         ("{", r": expected a calibration, found "),
         ("[]", r": expected .*, found \[\]$"),
         ("{}", r": first: expected a value, found nothing$"),
-        ('{"first": [1], "either": [], "gain": 0}', r": first: expected at least 7 items, found 1$"),
-        (json.dumps({"first": [0] * 8, "either": [0] * 7, "gain": 0}), r": first: expected at most 7 items, found 8$"),
-        (json.dumps({"first": [0] * 7, "either": [0] * 7, "gain": 2}), r": gain: expected a valid tuple, found 2"),
-        ('{"first": [NaN,0,0,0,0,0,0], "either": [0,0,0,0,0,0,0], "gain": 0}', r"first\[0\]: expected a finite number"),
+        ('{"first": [1], "either": [], "gain": 0}', r": first: expected at least 4 items, found 1$"),
+        (json.dumps({"first": [0] * 5, "either": [0] * 4, "gain": 0}), r": first: expected at most 4 items, found 5$"),
+        (json.dumps({"first": [0] * 4, "either": [0] * 4, "gain": 2}), r": gain: expected less than or equal to 1"),
+        ('{"first": [NaN,0,0,0], "either": [0,0,0,0], "gain": 0}', r"first\[0\]: expected a finite number"),
         ("\udcff", r": expected a calibration, found "),
     ],
 )
@@ -70,9 +68,7 @@ def test_what_is_kept_is_read(tmp_path: Path) -> None:
 )
 def test_it_is_a_probability(scores: list[float], weights: list[float], tokens: int) -> None:
     half = len(FEATURES)
-    given_weights = Calibration(
-        first=tuple(weights[:half]), either=tuple(weights[half:]), gain=tuple(weights[half:]), stages=()
-    )
+    given_weights = Calibration(first=tuple(weights[:half]), either=tuple(weights[half:]), gain=1.0, stages=())
     made = [result(*scores, tokens=tokens)]
     (judged,) = given_weights.judged(made[-1].attempts, made)
     chances = [each.confidence for each in judged if each.confidence is not None]
@@ -94,10 +90,9 @@ def test_features_are_what_they_are_called() -> None:
     earlier, last = result(-5.0), result(-1.0, -3.0, -3.0, tokens=999)
     found = dict(zip(FEATURES, features(0, last.attempts[0], [earlier, last]), strict=True))
     margin = -1.0 - (-3.0 + math.log(2))
-    expected = {"constant": 1.0, "score": -1.0, "score_squared": 0.1, "share": 1 / 3, "margin": margin}
-    assert found == pytest.approx({**expected, "agrees": 1.0, "tokens": 3.0})
+    assert found == pytest.approx({"constant": 1.0, "score": -1.0, "share": 1 / 3, "margin": margin})
     alone = dict(zip(FEATURES, features(0, earlier.attempts[0], [earlier]), strict=True))
-    assert (alone["margin"], alone["agrees"], alone["share"]) == (10.0, 0.0, 1.0)
+    assert (alone["margin"], alone["share"]) == (10.0, 1.0)
 
 
 def test_a_second_attempt_has_what_the_first_leaves_of_either() -> None:

@@ -37,7 +37,6 @@ SETTINGS = SolveSettings.model_validate(
         "margin": 0.02,
         "stages": (),
         "confidence": None,
-        "least_gain": None,
         "abstain_below": None,
         "deadline_s": None,
         "policy": None,

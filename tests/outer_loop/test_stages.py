@@ -108,17 +108,20 @@ def calibrated(
     constant: float,
     a_digit_of_tokens: float,
     budgets: Sequence[int] = STAGES,
-    gain: float = 0.25,
     **settings: Any,
 ) -> SolveSettings:
-    """Settings with a model that is the surer, the more tokens were read in training; each stage gains as much."""
-    weights = [{"constant": constant, "tokens": a_digit_of_tokens}.get(name, 0.0) for name in FEATURES]
-    gains = [math.log(gain / (1 - gain)) if name == "constant" else 0.0 for name in FEATURES]
-    (folder / CALIBRATION).write_text(
-        json.dumps({"first": weights, "either": weights, "gain": gains, "stages": [4000]})
-    )
+    """Settings with a model that is the surer, the more tokens were read in training, where that is the score."""
+    found = {"constant": constant + 10 * a_digit_of_tokens, "score": a_digit_of_tokens}
+    weights = [found.get(name, 0.0) for name in FEATURES]
+    (folder / CALIBRATION).write_text(json.dumps({"first": weights, "either": weights, "gain": 0.25, "stages": [4000]}))
     values = {"confidence": 0.9, "model": {"name": "scripted", "location": str(folder)}}
     return staged(*budgets, **{**values, **settings})
+
+
+def digits_of_tokens(job: AdaptJob, grid: Grid) -> float:
+    """The logarithm of all tokens read, less ten."""
+    read = (job.training.token_budget or 0) + (job.begin.tokens if job.begin is not None else 0)
+    return math.log10(1 + read * (job.self_edit is not None)) - 10
 
 
 def solve(executor: FakeExecutor, settings: SolveSettings, before: Solved | None = None) -> Solved:
@@ -225,29 +228,19 @@ def test_an_invalid_self_edit_leaves_the_answer_in_context() -> None:
 )
 def test_a_task_ends_once_it_is_sure(tmp_path: Path, constant: float, digit: float, tried: list[int]) -> None:
     settings = calibrated(tmp_path, constant, digit)
-    solved = solve(Trained(), settings)
+    solved = solve(Trained(score=digits_of_tokens), settings)
     assert budgets(solved) == tried and not solved.open
     (attempt, *_), *_ = solved.attempts
     assert attempt.confidence is not None and (attempt.confidence >= 0.9) == (constant != -9.0)
-    assert budgets(solve(Trained(), changed(settings, confidence=None))) == list(STAGES)
+    assert budgets(solve(Trained(score=digits_of_tokens), changed(settings, confidence=None))) == list(STAGES)
 
 
 def test_sure_of_one_test_is_not_sure_of_the_task(tmp_path: Path) -> None:
     """Both at 0.92 are 0.85 together."""
     task = random_task(3, queries=2)
-    solving = Solving(task, None, Trained(), calibrated(tmp_path, 2.4423, 0.0, (0, 4000), gain=0.05), Notes())
+    solving = Solving(task, None, Trained(), calibrated(tmp_path, 2.4423, 0.0, (0, 4000)), Notes())
     solving.advance(0, None, threading.Semaphore(1))
-    assert solving.chance == pytest.approx(0.92**2, abs=1e-3) and solving.gain == pytest.approx(
-        0.97**2 - 0.92**2, abs=1e-3
-    )
-
-
-@pytest.mark.parametrize(("least", "tried"), [(0.04, [0, 4000, 16000]), (0.06, [0]), (None, [0, 4000, 16000])])
-def test_a_task_ends_where_its_next_stage_would_hardly_gain(
-    tmp_path: Path, least: float | None, tried: list[int]
-) -> None:
-    solved = solve(Trained(), calibrated(tmp_path, -9.0, 0.0, gain=0.05, least_gain=least))
-    assert budgets(solved) == tried and not solved.open
+    assert solving.chance == pytest.approx(0.92**2, abs=1e-3) and solving.gain == pytest.approx(0.25 * 0.1536, abs=1e-3)
 
 
 def test_adapters_are_let_go_once_a_task_is_done() -> None:
@@ -356,7 +349,7 @@ def test_the_smallest_begin_first_then_what_gains_most_a_second(tmp_path: Path, 
     chances = {each.id: chance for (each, _), chance in zip(tasks, (0.2, 0.8, 0.1, 0.5), strict=True)}
     made = solvings(executor, settings, tasks)
     for each in made:
-        each._judge = lambda each=each: setattr(each, "gain", 1 - chances[each.task.id])  # type: ignore[method-assign]
+        each._judge = lambda each=each: setattr(each, "chance", chances[each.task.id])  # type: ignore[method-assign]
     solve_until(None, made, executor)
     order = [job.task.id for job in executor.of(AdaptJob)]
     ids, by_size = [task.id for task, _ in tasks], sorted(tasks, key=lambda entry: entry[0].cells)
@@ -463,5 +456,5 @@ def untrained(solved: Solved) -> Solved:
 
 def test_once_sure_a_resumed_task_stays_so(tmp_path: Path) -> None:
     settings = calibrated(tmp_path, -33.0, 10.0)
-    solved, executor = solve(Trained(), settings), Trained()
+    solved, executor = solve(Trained(score=digits_of_tokens), settings), Trained()
     assert same(solve(executor, settings, solved), solved) and executor.jobs == []

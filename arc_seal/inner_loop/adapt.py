@@ -18,7 +18,8 @@ import torch
 
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Task
-from arc_seal.errors import GridError, OverBudget
+from arc_seal.errors import OverBudget
+from arc_seal.inner_loop.drafts import decode_views, inverted
 from arc_seal.inner_loop.job import (
     AdaptJob,
     Candidate,
@@ -175,11 +176,17 @@ def _candidates(
     Its keys and values are let go before the next query is read.
     """
     context = CachedContext(model, query_prompts(job, model, shown, query))
-    decoded = decode(context, lambda step, tokens_per_s: report(Progress("predict", step, 0, None, tokens_per_s)))
-    grids = predicted_grids(shown, decoded)
+
+    def on_step(step: int, tokens_per_s: float) -> None:
+        report(Progress("predict", step, 0, None, tokens_per_s))
+
     scores: dict[Grid | None, float] = {}
-    if job.decode.score:
-        scores = {grid: _score(grid, shown, context) for grid in to_be_scored(job, query, shown, grids)}
+    if not job.decode.score:
+        decoded = decode(context, on_step)
+    else:
+        decoded, found = decode_views(context, shown, query, on_step)
+        for grid in to_be_scored(job, query, shown, predicted_grids(shown, decoded)):
+            scores[grid] = mean_score(found[grid]) if grid in found else _score(grid, shown, context)
     return candidates_of(query, shown, decoded, scores), known_candidates(job, query, scores)
 
 
@@ -197,7 +204,7 @@ def query_prompts(job: AdaptJob, model: Model, shown: Sequence[NamedView], query
 
 def predicted_grids(shown: Sequence[NamedView], decoded: Sequence[Decoded]) -> list[Grid | None]:
     """What was decoded in each view, in the task's own frame; None for no grid, or where there is no way back."""
-    return [_inverted(view, each.grid) for view, each in zip(shown, decoded, strict=True)]
+    return [inverted(view, each.grid) for view, each in zip(shown, decoded, strict=True)]
 
 
 def candidates_of(
@@ -221,14 +228,6 @@ def known_candidates(job: AdaptJob, query: int, scores: Mapping[Grid | None, flo
     """The grids known before, with the scores that they have now."""
     scored = [(grid, scores[grid]) for grid in (job.known[query] if job.known else ()) if grid in scores]
     return [Candidate(query, "known", grid, score / _symbols(grid), score) for grid, score in scored]
-
-
-def _inverted(view: NamedView, grid: Grid | None) -> Grid | None:
-    """The prediction in the task's own frame; None when the view's way back does not exist for it."""
-    try:
-        return None if grid is None else view.invert(grid)
-    except GridError:
-        return None
 
 
 def _score(grid: Grid, shown: Sequence[NamedView], context: CachedContext) -> float:

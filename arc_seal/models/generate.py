@@ -33,19 +33,21 @@ class CachedContext:
     def __init__(self, model: "Model", prompts: Sequence[Encoded]) -> None:
         self.model, self.prompts = model, prompts
         lengths = np.array([len(prompt.ids) for prompt in prompts])
-        self._longest, self._read = int(lengths.max()), 0
+        self._longest = int(lengths.max())
         real = torch.from_numpy(np.arange(self._longest) >= (self._longest - lengths)[:, None])
         # [rows, longest]; without padding there is nothing to mask, and attention is faster for it.
         self._mask = None if real.all() else real.long().to(model.network.device)
         last = np.stack([prompt.positions[:, -1] for prompt in prompts], axis=-1)  # [axes, rows]
-        self._behind = model.codec.next_positions(last, np.array([prompt.ids[-1] for prompt in prompts]))
-        self._next = self._behind  # position of the next token of each row, [axes, rows]
+        behind = model.codec.next_positions(last, np.array([prompt.ids[-1] for prompt in prompts]))
+        self._places = [
+            behind
+        ]  # positions of the tokens read behind the prompts and of the next one, [axes, rows] each
         self._cache: Any = None
 
     def read_prompts(self) -> Tensor:
         """Read all prompts; returns their last hidden states, [rows, width]."""
         ids = np.zeros((len(self.prompts), self._longest), np.int64)
-        positions = np.zeros((len(self._next), *ids.shape), np.int64)
+        positions = np.zeros((len(self._places[0]), *ids.shape), np.int64)
         for row, prompt in enumerate(self.prompts):
             begin = self._longest - len(prompt.ids)
             ids[row, begin:], positions[:, row, begin:] = prompt.ids, prompt.positions
@@ -57,7 +59,7 @@ class CachedContext:
         chosen, index = copy(self), torch.tensor(rows, device=self.first.device)
         chosen.prompts, chosen.first = [self.prompts[row] for row in rows], self.first[index]
         chosen._mask = None if self._mask is None else self._mask[index]
-        chosen._behind, chosen._next = self._behind[:, rows], self._next[:, rows]
+        chosen._places = [places[:, rows] for places in self._places]
         chosen._cache = copy(self._cache)
         chosen._cache.layers = [copy(layer) for layer in self._cache.layers]  # which are given other tensors, no more
         chosen._cache.batch_select_indices(index)
@@ -67,7 +69,7 @@ class CachedContext:
         """Have each row `count` times, one behind the other: samples of one prompt share its reading."""
         self.prompts = [prompt for prompt in self.prompts for _ in range(count)]
         self._mask = None if self._mask is None else self._mask.repeat_interleave(count, dim=0)
-        self._behind, self._next = (positions.repeat(count, axis=1) for positions in (self._behind, self._next))
+        self._places = [places.repeat(count, axis=1) for places in self._places]
         self.first = self.first.repeat_interleave(count, dim=0)
         self._cache.batch_repeat_interleave(count)
 
@@ -75,28 +77,26 @@ class CachedContext:
         """Read on in every row, [rows, tokens] or one token each, [rows]; returns the last states, [rows, width]."""
         return self._forward(np.asarray(tokens, np.int64).reshape(len(self.prompts), -1), only_last=True)[:, -1]
 
-    def read_instead(self, tokens: NDArray[np.int64]) -> Tensor:
-        """Read tokens right behind the prompts, in place of whatever was read there.
+    def read_instead(self, tokens: NDArray[np.int64], keep: int = 0) -> Tensor:
+        """Read tokens, perhaps none, in place of all but the first `keep` of those read behind the prompts.
 
         [rows, tokens] -> hidden states, [rows, tokens, width]. Padding may stand on the right; its states mean nothing.
         """
-        if beyond := self._read - self._longest:
+        if beyond := len(self._places) - 1 - keep:
             self._cache.crop(-beyond)
-        self._read, self._next = self._longest, self._behind
-        return self._forward(tokens)
+            del self._places[keep + 1 :]
+        return self._forward(tokens) if tokens.size else self.first[:, None][:, :0]
 
     def _forward(
         self, ids: NDArray[np.int64], positions: NDArray[np.int64] | None = None, *, only_last: bool = False
     ) -> Tensor:
         """ids [rows, tokens], positions [axes, rows, tokens] -> [rows, tokens or 1, width]."""
         if positions is None:
-            positions = np.empty((len(self._next), *ids.shape), np.int64)
-            for column, written in enumerate(ids.T):
-                positions[..., column] = self._next
-                self._next = self.model.codec.next_positions(self._next, written)
+            for written in ids.T:
+                self._places.append(self.model.codec.next_positions(self._places[-1], written))
+            positions = np.stack(self._places[-1 - ids.shape[1] : -1], axis=-1)
         device = self.model.network.device
-        self._read += ids.shape[1]
-        behind = (0, self._read - self._longest)
+        behind = (0, len(self._places) - 1)
         mask = None if self._mask is None else torch.nn.functional.pad(self._mask, behind, value=1)
         tokens, where = torch.from_numpy(ids).to(device), model_positions(torch.from_numpy(positions).to(device))
         read = {"input_ids": tokens, "position_ids": where, "attention_mask": mask, "past_key_values": self._cache}

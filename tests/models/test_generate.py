@@ -70,6 +70,19 @@ def test_what_was_read_behind_the_prompts_is_forgotten(model: Model) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("keep", [0, 1, 4, 6])
+def test_what_was_read_first_may_be_kept(model: Model, keep: int) -> None:
+    tokens, (whole, _) = written(model), read(model)
+    states = whole.read_instead(tokens)
+    context, first = read(model)
+    context.read(np.hstack([tokens[:, :keep], written(model, seed=1)]))
+    assert near(context.part([1]).read_instead(tokens[1:, keep:], keep), states[1:, keep:])
+    assert near(context.read_instead(tokens[:, keep:], keep), states[:, keep:])
+    assert context.read_instead(tokens[:, :0]).shape == (len(first), 0, first.shape[1])
+    assert near(context.read(tokens), states[:, -1])
+
+
+@torch.inference_mode()
 def test_samples_of_a_prompt_share_its_reading(model: Model) -> None:
     context, first = read(model)
     before = written(model)

@@ -39,9 +39,8 @@ class CachedContext:
         self._mask = None if real.all() else real.long().to(model.network.device)
         last = np.stack([prompt.positions[:, -1] for prompt in prompts], axis=-1)  # [axes, rows]
         behind = model.codec.next_positions(last, np.array([prompt.ids[-1] for prompt in prompts]))
-        self._places = [
-            behind
-        ]  # positions of the tokens read behind the prompts and of the next one, [axes, rows] each
+        # Positions of the tokens that were read behind the prompts, and of the next one, [axes, rows] each.
+        self._places = [behind]
         self._cache: Any = None
 
     def read_prompts(self) -> Tensor:

@@ -311,7 +311,7 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
     written = [[_fields(each) for each in made if each.self_edit is not None] for _, made in groups]
     numbers: dict[str, list[float]] = {}
     for field, value in (pair for edits in written for edit in edits for pair in edit):
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if _is_number(value):
             numbers.setdefault(field, []).append(value)
     edges = {
         name: np.quantile(all_, (0, 0.25, 0.5, 0.75, 1))
@@ -321,8 +321,11 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
 
     def said(field: str, value: Any) -> tuple[int, str]:
         """A value's place among those of its field, and its name."""
+        known = sorted(set(numbers.get(field, ())))
+        if not _is_number(value):
+            return len(known), str(value)  # a word comes behind the numbers
         if field not in edges:
-            return (0, str(value)) if field not in numbers else (sorted(set(numbers[field])).index(value), f"{value:g}")
+            return known.index(value), f"{value:g}"
         quarter = min(3, int(np.searchsorted(edges[field], value, "right")) - 1)
         return quarter, f"{edges[field][quarter]:.3g} to {edges[field][quarter + 1]:.3g}"
 
@@ -336,6 +339,10 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
             ]
             found.append((field, value[1], shares))
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _fields(rollout: Rollout) -> list[tuple[str, Any]]:

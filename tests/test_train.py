@@ -240,11 +240,15 @@ def cpu_seconds() -> float:
         (["restem.rounds=0"], "error: configuration: restem.rounds: expected greater than or equal to 1, found 0"),
         (
             ["restem.reward=luck"],
-            "error: configuration: restem.reward: expected 'solution', 'gain' or 'held_out_demo', found",
+            "error: configuration: restem.reward: expected 'solution', 'gain', 'held_out_demo' or 'graded', found",
         ),
         (
             ["restem.samples=0"],
             "error: restem.samples: expected 1 or more, or roll-outs of an earlier run in restem.reuse, found 0",
+        ),
+        (
+            ["restem.reward=graded", "decode.score=false"],
+            "error: decode.score: expected true, for restem.reward=graded scores the true outputs, found false",
         ),
         (["name=a/b"], "error: configuration: name: expected"),
         (["data.train=[nowhere]"], "error: nowhere: expected"),

@@ -19,7 +19,7 @@ from arc_seal.errors import FinetuningFailed, InputError, InvalidSelfEdit, Statu
 from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, RewardedEdit
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger, Policy
-from arc_seal.outer_loop.rollout import Author, Key, Rollout, Runner, derived_seed, utc_now
+from arc_seal.outer_loop.rollout import Author, Key, Rollout, RolloutSettings, Runner, derived_seed, utc_now
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.schema import Schema
 from arc_seal.settings import Settings
@@ -36,9 +36,11 @@ class RestemSettings(Settings):
 
     rounds: int = Field(ge=1)
     samples: int = Field(ge=0)
-    reward: Literal["solution", "gain", "held_out_demo"]
+    reward: Literal["solution", "gain", "held_out_demo", "graded"]
     examine: bool
     margin: float = Field(ge=0)
+    floor: float = Field(lt=0)
+    price: float = Field(ge=0)
     per_task: int | None = Field(ge=1)
     contrast: bool
     adapt_from: Literal["base", "policy"]
@@ -63,11 +65,11 @@ def restem(
 
     Solutions are only compared with finished attempts. The run was begun in the ledger; adapters are kept in `folder`.
     Of `reused`, roll-outs of earlier runs that are `fitting`, those that were rewarded are imitated too. InputError
-    where a task has no solution to be rewarded by, FinetuningFailed where an M-step came to nothing.
+    where a task has no solution to be rewarded by or its outputs are not scored, FinetuningFailed where an M-step came
+    to nothing.
     """
     note, schema, seed = runner.view.note, runner.settings.edit_schema, runner.author.seed
-    if how.labelled:
-        check_solutions(entries)
+    check_reward(how, entries, runner.settings)
     if how.reward == "gain":
         entries = _not_solved_in_context(entries, runner, ledger)
     tasks = {task.id: task for task, _ in entries}
@@ -76,7 +78,14 @@ def restem(
         # Every round draws anew: without a policy of its own it would else repeat the one before it.
         author = replace(runner.author, seed=derived_seed(seed, "round", number) if number else seed)
         author = with_policy(author, folder / policies[-1].folder if policies else None, how.adapt_from)
-        wanted = Collection(RUN, number, how.samples, solve=how.labelled, examine=how.examine or not how.labelled)
+        wanted = Collection(
+            RUN,
+            number,
+            how.samples,
+            solve=how.labelled,
+            examine=how.examine or not how.labelled,
+            graded=how.reward == "graded",
+        )
         if how.samples:
             made = collect(wanted, entries, replace(runner, author=author), ledger)
             note(round_text(number, made))
@@ -96,9 +105,11 @@ def restem(
     return policies
 
 
-def check_solutions(entries: Sequence[Entry]) -> None:
-    """Check that every task can be rewarded by its solution; InputError when one has none."""
-    for task, solution in entries:
+def check_reward(how: RestemSettings, entries: Sequence[Entry], settings: RolloutSettings) -> None:
+    """Check that every task can be rewarded; InputError when one has no solution to do it by, or none is scored."""
+    if how.reward == "graded" and not settings.decode.score:
+        raise InputError("decode.score", "", "true, for restem.reward=graded scores the true outputs", "false")
+    for task, solution in entries if how.labelled else ():
         if solution is None:
             expected = "a task with its solution, or restem.reward=held_out_demo, which needs none"
             raise InputError(task.id, "", expected, "no solution")
@@ -172,6 +183,20 @@ def rewarded(rollouts: Sequence[Rollout], how: RestemSettings) -> list[Rollout]:
     return best
 
 
+def value(rollout: Rollout, how: RestemSettings) -> float | None:
+    """What a roll-out was worth where the reward is graded, in nats a symbol; None where that was not measured.
+
+    The log-probability of the true outputs, `floor` at least, less the price of its seconds of training and predicting.
+    A failed one is worth `floor`.
+    """
+    if rollout.status is not Status.OK:
+        return how.floor
+    if rollout.solution_log_probability is None:
+        return None
+    seconds = sum(rollout.seconds.get(stage, 0.0) for stage in ("train", "predict"))
+    return max(how.floor, rollout.solution_log_probability) - how.price * seconds
+
+
 def round_text(number: int, rollouts: Sequence[Rollout]) -> str:
     """What a round came to, in one line."""
     count, tasks = len(rollouts), {each.task for each in rollouts}
@@ -182,6 +207,8 @@ def round_text(number: int, rollouts: Sequence[Rollout]) -> str:
     parts.append(f"{sum(each.self_edit is not None for each in rollouts)}/{count} valid")
     parts.append(f"{sum(each.status is Status.OK for each in rollouts)}/{count} ran")
     parts.append(f"{len({(each.task, each.self_edit) for each in rollouts if each.self_edit})} distinct")
+    graded = [each.solution_log_probability for each in rollouts if each.solution_log_probability is not None]
+    parts += [f"log-probability of the solution {fmean(graded):.3f}"] if graded else []
     examined = [each.held_out for each in rollouts if each.held_out is not None]
     parts += [f"held-out log-probability {fmean(examined):.3f}"] if examined else []
     return f"Round {number + 1}: {', '.join(parts)}"

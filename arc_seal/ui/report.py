@@ -294,6 +294,7 @@ def _round(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         if each.reward is not None:
             rewards.setdefault(each.task, []).append(each.reward)
     held_out = [each.held_out for each in rollouts if each.held_out is not None]
+    graded = [each.solution_log_probability for each in rollouts if each.solution_log_probability is not None]
     stages = dict.fromkeys(stage for each in rollouts for stage in each.seconds)
     tokens = [each.result.training.tokens for each in rollouts if each.result and each.result.training]
     return {
@@ -301,6 +302,7 @@ def _round(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         "valid": fmean(each.self_edit is not None for each in rollouts),
         "reward": bootstrap_over_tasks(rewards) if rewards else None,
         "held_out": fmean(held_out) if held_out else None,
+        "graded": fmean(graded) if graded else None,
         "seconds": {stage: fmean(each.seconds.get(stage, 0.0) for each in rollouts) for stage in stages},
         "tokens": fmean(tokens) if tokens else None,
     }

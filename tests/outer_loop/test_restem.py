@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import FinetuneSettings
-from arc_seal.outer_loop.restem import RestemSettings, rewarded, round_text, to_imitate, with_policy
+from arc_seal.outer_loop.restem import RestemSettings, rewarded, round_text, to_imitate, value, with_policy
 from arc_seal.outer_loop.rollout import Rollout
 from tests.outer_loop.fakes import POLICY, SCHEMA, TEXTS
 from tests.outer_loop.ledger_builders import rollout
@@ -24,6 +24,8 @@ PAPER = RestemSettings(
     reward="solution",
     examine=False,
     margin=0.02,
+    floor=-2.0,
+    price=0.0,
     per_task=None,
     contrast=False,
     adapt_from="base",
@@ -37,6 +39,8 @@ def changed(settings: RestemSettings, **changes: Any) -> RestemSettings:
 
 
 LABEL_FREE = changed(PAPER, reward="held_out_demo")
+
+GRADED = changed(PAPER, reward="graded")
 
 EDITS = dict(zip("ABCDX012345", map(SCHEMA.parse, TEXTS), strict=False))
 """Self-edits by a letter."""
@@ -183,6 +187,26 @@ def test_what_is_imitated_holds_its_rules(
     assert to_imitate(rows, wanted, seed=0) == kept
 
 
+@pytest.mark.parametrize(
+    ("log_probability", "price", "changes", "worth"),
+    [
+        (-0.5, 0.0, {}, -0.5),
+        (-0.5, 0.1, {}, -0.675),  # 1.5 seconds of training and 0.25 of predicting; writing and examining are not paid
+        (-5.0, 0.0, {}, -2.0),
+        (-5.0, 0.1, {}, -2.175),
+        (-inf, 0.0, {}, -2.0),
+        (None, 0.1, {"status": Status.TIMEOUT, "result": None}, -2.0),
+        (None, 0.1, {"status": Status.INVALID_SELF_EDIT, "self_edit": None, "result": None}, -2.0),
+        (None, 0.0, {}, None),
+    ],
+)
+def test_graded_a_roll_out_is_worth_what_the_solution_is_probable_less_its_seconds(
+    log_probability: float | None, price: float, changes: dict[str, Any], worth: float | None
+) -> None:
+    found = value(rollout(0, solution_log_probability=log_probability, **changes), changed(GRADED, price=price))
+    assert found == (worth if worth is None else pytest.approx(worth))
+
+
 def test_a_round_is_counted() -> None:
     rows = [
         *of("a", "A"),
@@ -199,6 +223,13 @@ def test_where_nothing_was_to_be_solved_nothing_is_said_of_it() -> None:
     said = round_text(0, examined(-1.0, -3.0, reward=None))
     assert said == "Round 1: 2 self-edits, 2/2 valid, 2/2 ran, 2 distinct, held-out log-probability -2.000"
     assert "held-out" not in round_text(0, [rollout(held_out=None)])
+
+
+def test_the_solution_s_log_probability_is_said_beside_the_reward() -> None:
+    rows = [rollout(sample, reward=0, held_out=None, solution_log_probability=-0.5 * sample) for sample in range(3)]
+    assert round_text(0, rows) == (
+        "Round 1: 0/3 solved, 0/1 tasks by any, 3/3 valid, 3/3 ran, 3 distinct, log-probability of the solution -0.500"
+    )
 
 
 def test_a_policy_writes_and_is_adapted_from_where_that_is_wanted(tmp_path: Path) -> None:

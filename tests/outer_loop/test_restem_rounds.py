@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,24 @@ def test_graded_a_solution_is_scored_and_is_nowhere_else(tmp_path: Path) -> None
     for job in jobs:
         assert (poison.cells in pickle.dumps(job)) is isinstance(job, AdaptJob)
         assert poison.cells not in pickle.dumps(replace(job, known=()) if isinstance(job, AdaptJob) else job)
+
+
+def test_graded_all_that_ran_are_imitated_by_their_weights(run: Run) -> None:
+    run.executor.texts = spoken(TEXTS[9], TEXTS[29], "no", TEXTS[9])
+    run.executor.solves = lambda job: False
+    (policy,) = run.go(GRADED, settings=SCORED, temperature=0.02)
+    (job,) = run.finetuned
+    best, other = 2 / (1 + exp(-1)), 2 / (1 + exp(1))  # -0.01 and -0.03 nats a symbol
+    weights = [(each.task.id, each.self_edit, each.weight) for each in job.edits]
+    assert weights == [
+        (task, text, pytest.approx(weight))
+        for task in ("task0", "task1")
+        for text, weight in ((TEXTS[9], best), (TEXTS[29], other))
+    ]
+    assert [(task, sample) for _, _, task, sample in policy.rollouts] == [
+        ("task0", 0), ("task0", 1), ("task1", 0), ("task1", 1),
+    ]  # fmt: skip
+    assert any("0/8 solved" in note and "of the solution -0.017" in note for note in run.notes.notes)
 
 
 def test_graded_needs_scores(run: Run) -> None:

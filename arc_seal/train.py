@@ -33,6 +33,7 @@ Exit code: 0 when the run is done, 1 when fine-tuning failed, 2 for bad input, 1
 REWARDS = {
     "solution": "the self-edit solves its task",
     "gain": "the self-edit solves a task that is not solved without training",
+    "graded": "how probable the solution is under the model that the self-edit adapted",
     "held_out_demo": "left-out demonstrations prefer the self-edit",
 }
 """What `restem.reward` can be, for people."""
@@ -61,15 +62,14 @@ def work(jobs: "list[Composed]", argv: Sequence[str] = ()) -> int:
 def _train(job: "Composed", argv: Sequence[str]) -> None:
     from arc_seal.config import TrainConfig, make, read_config
     from arc_seal.outer_loop.ledger import Ledger
-    from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN, check_solutions, fitting, restem
+    from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN, check_reward, fitting, restem
     from arc_seal.outer_loop.rollout import Author, Runner
     from arc_seal.ui.views import RunView, terminal_console
 
     config = read_config(job.values, TrainConfig)
     config.check(policy_writes=True)
     entries = config.data.entries(config.data.train)
-    if config.restem.labelled:
-        check_solutions(entries)  # before a folder is made
+    check_reward(config.restem, entries, config)  # before a folder is made
     earlier, known = reused(config)
     executor = make(config.executor)(make(config.model))
     view = RunView(terminal_console())

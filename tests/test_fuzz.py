@@ -19,7 +19,15 @@ from arc_seal.inner_loop.lora import with_adapter
 from arc_seal.inner_loop.policy import finetune
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.self_edit.random_edit import draw_edit
-from arc_seal.self_edit.schema import Bounds, PaperBounds, PaperSchema, Schema, SelfEditSchema
+from arc_seal.self_edit.schema import (
+    Bounds,
+    ChoiceBounds,
+    ChoiceSchema,
+    PaperBounds,
+    PaperSchema,
+    Schema,
+    SelfEditSchema,
+)
 from tests.inner_loop.builders import ignore
 from tests.models.builders import SMALL, scripted_model
 from tests.outer_loop.ledger_builders import policy, rollout
@@ -159,7 +167,9 @@ def test_task_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "schema", [SelfEditSchema(TOOLBOX, Bounds()), PaperSchema(PaperBounds())], ids=["own", "paper"]
+    "schema",
+    [SelfEditSchema(TOOLBOX, Bounds()), ChoiceSchema(ChoiceBounds()), PaperSchema(PaperBounds())],
+    ids=["own", "choices", "paper"],
 )
 def test_self_edits(schema: Schema) -> None:
     rng, parsed = Random(1), 0

@@ -102,7 +102,9 @@ def test_evaluation_and_training_ask_the_same(tmp_path: Path) -> None:
     assert measuring.data == training.data and measuring.restem == training.restem
 
 
-@pytest.mark.parametrize(("form", "count"), [("default", 4), ("chat", 4), ("paper", 2), ("paper_wide", 3)])
+@pytest.mark.parametrize(
+    ("form", "count"), [("default", 4), ("chat", 4), ("choices", 4), ("paper", 2), ("paper_wide", 3)]
+)
 def test_the_candidates_for_the_fixed_self_edit_are_valid_and_no_two_equal(
     form: str, count: int, tmp_path: Path
 ) -> None:

@@ -227,6 +227,18 @@ def test_help_is_quick_and_loads_no_library(name: str, tmp_path: Path) -> None:
     assert {"  temperature=0.8", "  folds=2", "  name=seal"} <= {line[:32].rstrip() for line in text}
 
 
+def test_a_graded_run_learns_from_what_solves_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    argv = [*SMOKE, f"hydra.run.dir={tmp_path / 'run'}", "restem.reward=graded", "decode.score=true"]
+    assert main([*argv, f"data.train=[arcagi1/{TASKS[0]}]"]) == 0
+    said = capfd.readouterr().out
+    assert "0/3 solved" in said and re.search(r"log-probability of the solution -\d\.\d{3}", said)
+    with Ledger.read_only(tmp_path / "run" / "ledger.sqlite") as ledger:
+        made, (policy,) = ledger.rollouts("train"), ledger.policies("train")
+    ran = [each for each in made if each.result is not None]
+    assert len({each.seed for each in made}) == 1 and {each.key for each in ran} >= set(policy.rollouts)
+    assert all(each.result and each.result.known == () and each.solution_log_probability for each in ran)
+
+
 def cpu_seconds() -> float:
     """Processor time of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -240,11 +252,15 @@ def cpu_seconds() -> float:
         (["restem.rounds=0"], "error: configuration: restem.rounds: expected greater than or equal to 1, found 0"),
         (
             ["restem.reward=luck"],
-            "error: configuration: restem.reward: expected 'solution', 'gain' or 'held_out_demo', found",
+            "error: configuration: restem.reward: expected 'solution', 'gain', 'held_out_demo' or 'graded', found",
         ),
         (
             ["restem.samples=0"],
             "error: restem.samples: expected 1 or more, or roll-outs of an earlier run in restem.reuse, found 0",
+        ),
+        (
+            ["restem.reward=graded", "decode.score=false"],
+            "error: decode.score: expected true, for restem.reward=graded scores the true outputs, found false",
         ),
         (["name=a/b"], "error: configuration: name: expected"),
         (["data.train=[nowhere]"], "error: nowhere: expected"),

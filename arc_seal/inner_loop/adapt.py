@@ -149,10 +149,14 @@ def training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model) 
     """The contexts to train on, and how many more there would be.
 
     A context that is too long loses its first demonstrations. Two stay, so that an output is learnt from a
-    demonstration before it; a task that has one only trains on that.
+    demonstration before it; a task that has one only trains on that. Where the self-edit says how many demonstrations a
+    context has at most, it begins with the last so many, and equal ones are one. Of the tokens that the job allows and
+    those that the self-edit wants the fewer count.
     """
     most, targets, target_all = job.training.max_tokens, job.training.targets, edit.training.loss_on == "all"
     contexts, skipped = augment(job.task, edit, toolbox, Random(f"{job.seed} augment"))
+    if edit.training.demonstrations is not None:
+        contexts = tuple(dict.fromkeys(demos[-edit.training.demonstrations :] for demos in contexts))
     examples = []
     for demos in contexts:
         for first in range(max(1, len(demos) - 1)):
@@ -162,9 +166,13 @@ def training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model) 
                 break
     if not examples:
         raise OverBudget(f"no training example fits into {most} tokens")
-    if job.training.token_budget is not None:
+    wanted = edit.training.tokens
+    if wanted is not None and job.begin is not None:
+        wanted = max(1, wanted - job.begin.tokens)
+    limits = [limit for limit in (job.training.token_budget, wanted) if limit is not None]
+    if limits:
         read = list(accumulate(edit.training.epochs * len(example.ids) for example in examples))
-        examples = examples[: max(1, bisect_right(read, job.training.token_budget))]
+        examples = examples[: max(1, bisect_right(read, min(limits)))]
     return examples, skipped + len(contexts) - len(examples)
 
 

@@ -113,7 +113,7 @@ class TrainingRecord:
     tokens: int  # tokens read, padding left out
     targets: int  # tokens that carried loss
     padding: float  # share of the computed tokens that was padding, 0 to 1
-    losses: tuple[float, ...]  # mean of each update, nats a target token
+    losses: tuple[float, ...]  # mean of each update, nats a target token, weighted where examples are
     before: int = 0  # tokens that the adapter had read when this began
 
     @property
@@ -215,6 +215,7 @@ class RewardedEdit:
 
     task: Task  # its queries are not shown
     self_edit: str  # its canonical text
+    weight: float = 1.0  # what its loss is multiplied by
 
 
 @dataclass(frozen=True, slots=True)

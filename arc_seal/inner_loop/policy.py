@@ -37,8 +37,8 @@ def write(job: WriteJob, model: Model, report: Report) -> tuple[Completion, ...]
 def finetune(job: FinetuneJob, model: Model, report: Report) -> TrainingRecord:
     """Train a fresh adapter on rewarded self-edits and keep it: the M-step of ReST-EM. The model is left as it was.
 
-    The softmax runs over the whole vocabulary, or what the schema allows of it. Diverged as soon as a loss is not
-    finite; InputError where the folder cannot be written.
+    The softmax runs over the whole vocabulary, or what the schema allows of it; each self-edit's loss is multiplied by
+    its weight. Diverged as soon as a loss is not finite; InputError where the folder cannot be written.
     """
 
     def report_finetuning(progress: Progress) -> None:
@@ -48,6 +48,7 @@ def finetune(job: FinetuneJob, model: Model, report: Report) -> TrainingRecord:
     for edit in task_variants(job.edits, settings.variants, job.seed):
         answer = Turn("assistant", (edit.self_edit,), target=True)
         encoded = model.codec.encode(Prompt((*_fitting_prompt(job, edit.task, model).turns, answer)))
+        encoded = replace(encoded, weight=edit.weight)
         examples.append(model.bound(encoded, job.schema) if settings.targets == "choices" else encoded)
     with with_fresh_adapter(model, settings.lora_rank, settings.lora_alpha, job.seed) as adapter:
         record = train(model, examples, settings, settings, job.seed, report_finetuning, symbols="vocabulary")

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from arc_seal.errors import Diverged, OverBudget
@@ -43,8 +42,9 @@ def train(
     """Train whatever of `model.network` is trainable; `seed` fixes the order of the examples (at least one).
 
     AdamW, linear warm-up, cosine decay to zero, gradients clipped by their norm. The loss is the mean over a batch's
-    targets; padding is no target. OverBudget, before anything is trained, where all epochs together would read more
-    than `max_tokens`; Diverged as soon as a loss is not finite. `skipped` examples, left out before, are only recorded.
+    targets, each times its example's weight; padding is no target. OverBudget, before anything is trained, where all
+    epochs together would read more than `max_tokens`; Diverged as soon as a loss is not finite. `skipped` examples,
+    left out before, are only recorded.
 
     The softmax runs over `symbols`. `seen`: the grid's symbols and the tokens that are targets somewhere, enough for
     grids, as decoding allows grid symbols alone. `vocabulary`: every token, or of them what an example allows, for
@@ -65,7 +65,7 @@ def train(
         optimizer.param_groups[0]["lr"] = plan.rates[update]
         logits = logits_of(network, target_states(network, batch, precision), alphabet)  # [targets, symbols]
         labels = batch.labels if alphabet is None else torch.searchsorted(alphabet, batch.labels)
-        loss = cross_entropy(batch.limited(logits), labels)
+        loss = batch.loss(logits, labels)
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
             raise Diverged(f"the loss became {losses[-1]}")

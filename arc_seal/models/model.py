@@ -234,6 +234,7 @@ class Batch:
     tokens: int  # tokens that are not padding
     # Which tokens each target is chosen from, [targets, vocabulary filled up to whole bytes]; None for all.
     allowed: Tensor | None = None
+    weights: Tensor | None = None  # what the loss of each target is multiplied by, [targets]; None for 1
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
@@ -245,6 +246,13 @@ class Batch:
         if self.allowed is None:
             return logits
         return logits.masked_fill(~self.allowed[:, : logits.shape[-1]], float("-inf"))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the targets of what each loses, in nats, times its weight; [targets, symbols], [targets] -> []."""
+        if self.weights is None:
+            return torch.nn.functional.cross_entropy(self.limited(logits), labels)
+        each = torch.nn.functional.cross_entropy(self.limited(logits), labels, reduction="none")
+        return (each * self.weights).mean()
 
 
 def collate(contexts: Sequence[Encoded], pad: int = 0, multiple: int = 1) -> Batch:
@@ -267,7 +275,9 @@ def collate(contexts: Sequence[Encoded], pad: int = 0, multiple: int = 1) -> Bat
     shown, stand, predict, labels = map(torch.from_numpy, (ids, positions, where, ids[rows, columns]))
     limits = [context.allowed for context in contexts if context.allowed is not None]
     allowed = torch.from_numpy(np.unpackbits(np.concatenate(limits), axis=1)).bool() if limits else None
-    return Batch(shown, stand, predict, labels, sum(len(context.ids) for context in contexts), allowed)
+    own = torch.tensor([context.weight for context in contexts])
+    weights = None if bool((own == 1).all()) else own[predict[0]]
+    return Batch(shown, stand, predict, labels, sum(len(context.ids) for context in contexts), allowed, weights)
 
 
 def states_before_targets(network: PreTrainedModel, batch: Batch) -> Tensor:

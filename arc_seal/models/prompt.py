@@ -72,6 +72,7 @@ class Encoded:
     target: NDArray[np.bool_]  # whether training puts loss on predicting the token, [tokens]
     # Which tokens each target is chosen from, rows of [targets, vocabulary] as `np.packbits` packs them; None for all.
     allowed: NDArray[np.uint8] | None = None
+    weight: float = 1.0  # what the loss of its targets is multiplied by
 
 
 class Codec(Protocol):

@@ -1,13 +1,15 @@
 """ReST-EM over self-edits: sample, reward, imitate what was rewarded, again (arXiv 2312.06585; SEAL, arXiv 2506.10943).
 
-An E-step collects roll-outs of every task; an M-step fine-tunes the model on the self-edits that were rewarded. Each
-M-step begins from the model as it came, as ReST-EM does to keep from drifting, with the rewarded self-edits of its own
-round: those of earlier ones were written by a worse policy (arXiv 2312.06585, algorithm 1).
+An E-step collects roll-outs of every task; an M-step fine-tunes the model on the self-edits that were rewarded; with a
+graded reward on all that ran, each weighted by how much better it was than the others of its task (advantage-weighted
+regression, arXiv 1910.00177). Each M-step begins from the model as it came, as ReST-EM does to keep from drifting, with
+the self-edits of its own round: those of earlier ones were written by a worse policy (arXiv 2312.06585, algorithm 1).
 """
 
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import exp
 from pathlib import Path
 from statistics import fmean, median
 from typing import Literal
@@ -19,7 +21,7 @@ from arc_seal.errors import FinetuningFailed, InputError, InvalidSelfEdit, Statu
 from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, RewardedEdit
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger, Policy
-from arc_seal.outer_loop.rollout import Author, Key, Rollout, Runner, derived_seed, utc_now
+from arc_seal.outer_loop.rollout import Author, Key, Rollout, RolloutSettings, Runner, derived_seed, utc_now
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.schema import Schema
 from arc_seal.settings import Settings
@@ -36,9 +38,12 @@ class RestemSettings(Settings):
 
     rounds: int = Field(ge=1)
     samples: int = Field(ge=0)
-    reward: Literal["solution", "gain", "held_out_demo"]
+    reward: Literal["solution", "gain", "held_out_demo", "graded"]
     examine: bool
     margin: float = Field(ge=0)
+    floor: float = Field(lt=0)
+    price: float = Field(ge=0)
+    temperature: float = Field(gt=0)
     per_task: int | None = Field(ge=1)
     contrast: bool
     adapt_from: Literal["base", "policy"]
@@ -63,11 +68,11 @@ def restem(
 
     Solutions are only compared with finished attempts. The run was begun in the ledger; adapters are kept in `folder`.
     Of `reused`, roll-outs of earlier runs that are `fitting`, those that were rewarded are imitated too. InputError
-    where a task has no solution to be rewarded by, FinetuningFailed where an M-step came to nothing.
+    where a task has no solution to be rewarded by or its outputs are not scored, FinetuningFailed where an M-step came
+    to nothing.
     """
     note, schema, seed = runner.view.note, runner.settings.edit_schema, runner.author.seed
-    if how.labelled:
-        check_solutions(entries)
+    check_reward(how, entries, runner.settings)
     if how.reward == "gain":
         entries = _not_solved_in_context(entries, runner, ledger)
     tasks = {task.id: task for task, _ in entries}
@@ -76,19 +81,30 @@ def restem(
         # Every round draws anew: without a policy of its own it would else repeat the one before it.
         author = replace(runner.author, seed=derived_seed(seed, "round", number) if number else seed)
         author = with_policy(author, folder / policies[-1].folder if policies else None, how.adapt_from)
-        wanted = Collection(RUN, number, how.samples, solve=how.labelled, examine=how.examine or not how.labelled)
+        wanted = Collection(
+            RUN,
+            number,
+            how.samples,
+            solve=how.labelled,
+            examine=how.examine or not how.labelled,
+            graded=how.reward == "graded",
+        )
         if how.samples:
             made = collect(wanted, entries, replace(runner, author=author), ledger)
             note(round_text(number, made))
         known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
-        chosen = to_imitate(known, how, seed)
+        chosen = lessons(known, how, seed)
         note(
             f"  {plural(len(chosen), 'self-edit')} to imitate" if chosen else "  nothing to imitate: no policy from it"
         )
         policy = next((each for each in ledger.policies(RUN) if each.round == number), None)
         if policy is None and chosen:
-            edits = [RewardedEdit(tasks[e.task], schema.canonical(e.self_edit)) for e in chosen if e.self_edit]
-            policy = _imitate(number, [each.key for each in chosen], edits, runner, how, folder)
+            edits = [
+                RewardedEdit(tasks[each.task], schema.canonical(each.self_edit), weight)
+                for each, weight in chosen
+                if each.self_edit
+            ]
+            policy = _imitate(number, [each.key for each, _ in chosen], edits, runner, how, folder)
             ledger.record_policy(policy)
         if policy is not None:
             note(policy_text(policy))
@@ -96,9 +112,11 @@ def restem(
     return policies
 
 
-def check_solutions(entries: Sequence[Entry]) -> None:
-    """Check that every task can be rewarded by its solution; InputError when one has none."""
-    for task, solution in entries:
+def check_reward(how: RestemSettings, entries: Sequence[Entry], settings: RolloutSettings) -> None:
+    """Check that every task can be rewarded; InputError when one has no solution to do it by, or none is scored."""
+    if how.reward == "graded" and not settings.decode.score:
+        raise InputError("decode.score", "", "true, for restem.reward=graded scores the true outputs", "false")
+    for task, solution in entries if how.labelled else ():
         if solution is None:
             expected = "a task with its solution, or restem.reward=held_out_demo, which needs none"
             raise InputError(task.id, "", expected, "no solution")
@@ -122,6 +140,71 @@ def with_policy(author: Author, policy: Path | None, adapt_from: Literal["base",
     if policy is None:
         return author
     return replace(author, policy=str(policy), adapt_from=str(policy) if adapt_from == "policy" else None)
+
+
+Lesson = tuple[Rollout, float]
+"""A roll-out whose self-edit is to be imitated, and its weight in the M-step."""
+
+
+def lessons(rollouts: Sequence[Rollout], how: RestemSettings, seed: int) -> list[Lesson]:
+    """What an M-step imitates: with a graded reward `weighted_lessons`, else `to_imitate`, all of one weight."""
+    if how.reward == "graded":
+        return weighted_lessons(rollouts, how)
+    return [(each, 1.0) for each in to_imitate(rollouts, how, seed)]
+
+
+def weighted_lessons(rollouts: Sequence[Rollout], how: RestemSettings) -> list[Lesson]:
+    """Self-edits that ran, weighted by exp(advantage / temperature), at most `per_task` of each task, the best.
+
+    The weights of each task have the same sum, and the mean of all is 1. They come in order of task, the best first.
+    With `contrast` there are none of a task whose self-edits are all as good: they say nothing about which are better.
+    """
+    by_task: dict[str, list[Rollout]] = {}
+    for rollout in rollouts:
+        by_task.setdefault(rollout.task, []).append(rollout)
+    kept: list[list[Lesson]] = []
+    for _, made in sorted(by_task.items()):
+        best = sorted(advantages(made, how), key=lambda each: (-each[1], each[0].key))
+        if best and not (how.contrast and best[0][1] == best[-1][1]):
+            kept.append(best[: how.per_task])
+    share = sum(map(len, kept)) / max(1, len(kept))  # of each task in the sum of all weights
+    return [(each, share * weight) for best in kept for each, weight in _softmax(best, how.temperature)]
+
+
+def advantages(rollouts: Sequence[Rollout], how: RestemSettings) -> list[tuple[Rollout, float]]:
+    """How much better than its round each self-edit of one task was that ran, in nats a symbol.
+
+    A roll-out's advantage is its value minus the mean of those of its round that ran. Equal self-edits are one, the
+    first of those that ran standing for its like: it has the mean of their advantages, failed ones included.
+    """
+    known = [each for each in rollouts if each.self_edit is not None and value(each, how) is not None]
+    found: dict[SelfEdit, list[tuple[Rollout, float]]] = {}
+    for group in _by_round(known):
+        values = {each.key: value(each, how) or 0.0 for each in group}
+        ran = [values[each.key] for each in group if each.ran]
+        for each in group if ran else ():
+            if each.self_edit is not None:
+                found.setdefault(each.self_edit, []).append((each, values[each.key] - fmean(ran)))
+    pooled = []
+    for like in found.values():
+        first = min((each for each, _ in like if each.ran), key=lambda each: each.key, default=None)
+        if first is not None:
+            pooled.append((first, fmean(advantage for _, advantage in like)))
+    return pooled
+
+
+def _softmax(found: Sequence[tuple[Rollout, float]], temperature: float) -> list[Lesson]:
+    """Weights by exp(advantage / temperature) whose sum is 1, of advantages with the greatest first."""
+    weights = [exp((advantage - found[0][1]) / temperature) for _, advantage in found]
+    return [(each, weight / sum(weights)) for (each, _), weight in zip(found, weights, strict=True)]
+
+
+def _by_round(rollouts: Iterable[Rollout]) -> list[list[Rollout]]:
+    """The roll-outs of each round of each run."""
+    rounds: dict[tuple[str, int], list[Rollout]] = {}
+    for rollout in rollouts:
+        rounds.setdefault((rollout.run, rollout.round), []).append(rollout)
+    return list(rounds.values())
 
 
 def to_imitate(rollouts: Iterable[Rollout], how: RestemSettings, seed: int) -> list[Rollout]:
@@ -160,16 +243,27 @@ def rewarded(rollouts: Sequence[Rollout], how: RestemSettings) -> list[Rollout]:
     ran = [each for each in rollouts if each.ran]
     if how.labelled:
         return [each for each in ran if each.reward == 1]
-    rounds: dict[tuple[str, int], list[Rollout]] = {}
-    for rollout in ran:
-        rounds.setdefault((rollout.run, rollout.round), []).append(rollout)
     best = []
-    for group in rounds.values():
+    for group in _by_round(ran):
         scores = [each.held_out for each in group if each.held_out is not None]
         first = max(group, key=lambda each: (-float("inf") if each.held_out is None else each.held_out, -each.sample))
         if first.held_out is not None and first.held_out > median(scores) + how.margin:
             best.append(first)
     return best
+
+
+def value(rollout: Rollout, how: RestemSettings) -> float | None:
+    """What a roll-out was worth where the reward is graded, in nats a symbol; None where that was not measured.
+
+    The log-probability of the true outputs, `floor` at least, less the price of its seconds of training and predicting.
+    A failed one is worth `floor`.
+    """
+    if rollout.status is not Status.OK:
+        return how.floor
+    if rollout.solution_log_probability is None:
+        return None
+    seconds = sum(rollout.seconds.get(stage, 0.0) for stage in ("train", "predict"))
+    return max(how.floor, rollout.solution_log_probability) - how.price * seconds
 
 
 def round_text(number: int, rollouts: Sequence[Rollout]) -> str:
@@ -182,6 +276,8 @@ def round_text(number: int, rollouts: Sequence[Rollout]) -> str:
     parts.append(f"{sum(each.self_edit is not None for each in rollouts)}/{count} valid")
     parts.append(f"{sum(each.status is Status.OK for each in rollouts)}/{count} ran")
     parts.append(f"{len({(each.task, each.self_edit) for each in rollouts if each.self_edit})} distinct")
+    graded = [each.solution_log_probability for each in rollouts if each.solution_log_probability is not None]
+    parts += [f"log-probability of the solution {fmean(graded):.3f}"] if graded else []
     examined = [each.held_out for each in rollouts if each.held_out is not None]
     parts += [f"held-out log-probability {fmean(examined):.3f}"] if examined else []
     return f"Round {number + 1}: {', '.join(parts)}"

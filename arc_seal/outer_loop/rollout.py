@@ -156,6 +156,9 @@ class Rollout(BaseModel):
     reward: Literal[0, 1] | None = None
     # Share of the test outputs that an attempt gets right; None without a solution.
     score: float | None = Field(default=None, ge=0, le=1)
+    # Mean log-probability of the true outputs under the adapted model, over all views, in nats a symbol: the mean over
+    # queries. None where nobody asked for it, or on a failure.
+    solution_log_probability: float | None = None
     model: str  # name of the model
     versions: dict[str, str]  # versions of what can change a result
     git_commit: str | None  # see `git_commit`
@@ -221,16 +224,23 @@ class Runner:
     view: View  # told what happens
 
     def propose(
-        self, task: Task, samples: int, run: str = "", round: int = 0, timeout_s: float | None = None
+        self,
+        task: Task,
+        samples: int,
+        run: str = "",
+        round: int = 0,
+        timeout_s: float | None = None,
+        common_seed: bool = False,
     ) -> list[Rollout]:
         """The self-edits to try on a task; one may be invalid still after being written `max_resamples` times anew.
 
-        `timeout_s` is in the place of the executor's limit of a job, and holds for writing all of them.
+        `timeout_s` is in the place of the executor's limit of a job, and holds for writing all of them. With
+        `common_seed` all are tried under the seed of the first, so that chance does not tell them apart.
         """
         provenance = {"model": self.settings.model_name, **_provenance()}
         proposed = []
         for sample in range(samples):
-            seed = derived_seed(self.author.seed, task.id, "adapt", sample)
+            seed = derived_seed(self.author.seed, task.id, "adapt", 0 if common_seed else sample)
             edit = self.author.by_hand
             if self.author.kind == "random":
                 rng = random.Random(derived_seed(self.author.seed, task.id, "draw", sample))

@@ -214,7 +214,9 @@ class Solving:
     def budgets(self) -> tuple[int | None, ...]:
         """Tokens of each stage that is left."""
         read = max((_or_all(rollout.token_budget) for rollout in self.rollouts), default=-1)
-        return tuple(tokens for tokens in self._settings.budgets if _or_all(tokens) > read)
+        edits = [rollout.self_edit for rollout in self.rollouts if rollout.self_edit is not None]
+        wanted = max((_or_all(edit.training.tokens) for edit in edits), default=math.inf)
+        return tuple(tokens for tokens in self._settings.budgets if read < min(_or_all(tokens), wanted))
 
     @property
     def rollouts(self) -> list[Rollout]:

@@ -10,7 +10,15 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, NoReturn, Self, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from arc_seal.errors import InvalidSelfEdit
 from arc_seal.settings import Settings, first_fault, joined, shortened
@@ -60,6 +68,13 @@ class Training(Settings):
     batch_size: int = Field(ge=1)
     lora_rank: int = Field(ge=1)
     max_examples: int = Field(ge=1)
+    tokens: int | None = Field(default=None, ge=1)  # tokens to read at most, all epochs together; None: no limit
+    demonstrations: int | None = Field(default=None, ge=2)  # of a context at most, the last ones; None: all
+
+    @model_serializer(mode="wrap")
+    def _spread(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what it leaves open, so that its text is the same as before there were such fields."""
+        return {name: value for name, value in dump(self).items() if value is not None}
 
 
 class SelfEdit(Settings):

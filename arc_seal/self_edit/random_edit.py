@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from arc_seal.errors import InputError, InvalidSelfEdit
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training, read
-from arc_seal.self_edit.schema import Rates, Schema, SelfEditSchema, WholeNumbers
+from arc_seal.self_edit.schema import HYPERPARAMETERS, ChoiceSchema, Rates, Schema, SelfEditSchema, WholeNumbers
 from arc_seal.self_edit.toolbox import Tool
 
 T = TypeVar("T")
@@ -32,15 +32,18 @@ def draw_edit(schema: Schema, rng: Random, prior: SelfEdit | None = None, near: 
     """Draw one self-edit by the state of `rng` alone: every one that the schema allows can come.
 
     In the default form the number of calls is uniform, and each call is of any tool with any arguments, no two equal.
-    Whole-number hyperparameters and choices are uniform, rates log-uniform on the multiples that are allowed. With a
-    prior, each of the default form's is with probability `near` drawn log-uniformly within a factor of two of the
-    prior's, and set to the nearest value that is allowed; a word is taken over.
+    Whole-number hyperparameters and choices are uniform, rates log-uniform on the multiples that are allowed; each
+    field of the form of choices is uniform. With a prior, each hyperparameter of the default form is with probability
+    `near` drawn log-uniformly within a factor of two of the prior's, and set to the nearest value that is allowed; a
+    word is taken over.
 
     InputError where none of many was valid: the bounds contradict one another, or a tool's arguments are held to rules
     that are not drawn by, such as a pattern.
     """
     if isinstance(schema, SelfEditSchema):
         return _valid(lambda: _default_edit(schema, rng, prior, near), "self_edit.bounds", "self-edit")
+    if isinstance(schema, ChoiceSchema):
+        return schema.parse(_value(schema.json_schema(), rng))
     kinds = schema.json_schema()["properties"]
     groups = _value(kinds["data_generation"], rng)
     training = {
@@ -59,7 +62,7 @@ def _default_edit(schema: SelfEditSchema, rng: Random, prior: SelfEdit | None, n
             break
         calls.setdefault(_call(rng.choice(schema.toolbox.tools), rng))
     training = {}
-    for name in Training.model_fields:
+    for name in HYPERPARAMETERS:
         centre = getattr(prior.training, name) if prior is not None and rng.random() < near else None
         training[name] = _hyperparameter(getattr(schema.bounds, name), centre, rng)
     drawn = SelfEdit(tools=tuple(calls), training=Training.model_validate(training))

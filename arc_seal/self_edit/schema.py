@@ -1,9 +1,10 @@
 """The forms in which a model may write self-edits; bounds make the menu, the decoding grammar and the validation alike.
 
-The default form calls any tools of the toolbox and sets every training hyperparameter. The paper's form has the seven
-fields of SEAL's few-shot experiment on ARC (arXiv 2506.10943, section 3.2), compiled into calls of the toolbox, so that
-its figures can be compared. Known faults of its code are not copied: input and output are translated by one shift, and
-a self-edit that cannot be read is a failure, not zero epochs.
+The default form calls any tools of the toolbox and sets every training hyperparameter. The form of choices has six
+fields, and all else is fixed. The paper's form has the seven fields of SEAL's few-shot experiment on ARC (arXiv
+2506.10943, section 3.2), so that its figures can be compared. Both are compiled into calls of the toolbox. Known faults
+of the paper's code are not copied: input and output are translated by one shift, and a self-edit that cannot be read is
+a failure, not zero epochs.
 """
 
 from collections.abc import Mapping
@@ -25,18 +26,24 @@ options of its own must be given these: `JsonCompiler(separators=(",", ":"), whi
 
 
 def make_schema(bounds: Mapping[str, Any], toolbox: Toolbox) -> "Schema":
-    """The schema that `self_edit.bounds` of the configuration asks for; the paper's form names its own tools.
+    """The schema that `self_edit.bounds` of the configuration asks for; only the default form needs the toolbox.
 
     InputError where a bound is unknown or makes no sense.
     """
     try:
-        kind = Annotated[Bounds | PaperBounds, Field(discriminator="form")]
-        checked: Bounds | PaperBounds = TypeAdapter(kind).validate_python(bounds)
+        kind = Annotated[Bounds | ChoiceBounds | PaperBounds, Field(discriminator="form")]
+        checked: Bounds | ChoiceBounds | PaperBounds = TypeAdapter(kind).validate_python(bounds)
     except ValidationError as error:
         place, expected, found = first_fault(error)  # the place begins with the form
         place = ".".join(("self_edit.bounds", *place.split(".")[1:]))
         raise InputError("configuration", place, expected, found) from None
-    return SelfEditSchema(toolbox, checked) if isinstance(checked, Bounds) else PaperSchema(checked)
+    match checked:
+        case Bounds():
+            return SelfEditSchema(toolbox, checked)
+        case ChoiceBounds():
+            return ChoiceSchema(checked)
+        case PaperBounds():
+            return PaperSchema(checked)
 
 
 class WholeNumbers(Settings):
@@ -116,6 +123,32 @@ class Bounds(Settings):
     max_examples: Choices = (16, 32, 64, 96, 128, 192, 256, 384, 512)
 
 
+HYPERPARAMETERS = tuple(name for name in Training.model_fields if name in Bounds.model_fields)
+"""What the default form says of training, in its order."""
+
+
+def _check_most(value: int | str) -> int | str:
+    if value != "all" and (isinstance(value, str) or value < 2):
+        raise PydanticCustomError("bounds", "Input should be 2 or more, or all")
+    return value
+
+
+class ChoiceBounds(Settings):
+    """What may be chosen in the form of choices; the values in use are in conf/self_edit/choices.yaml."""
+
+    form: Literal["choices"] = "choices"
+    tokens: Choices = (8000, 30000, 60000, 120000)
+    # Within bounds in which the grammar writes a number as `canonical` does.
+    learning_rate: Annotated[tuple[Annotated[float, Field(ge=0.00001, lt=1)], ...], Field(min_length=1)] = (
+        0.0005, 0.001, 0.002, 0.003, 0.005,
+    )  # fmt: skip
+    rank: Choices = (16, 64, 128)
+    demonstrations: Annotated[tuple[Annotated[int | str, AfterValidator(_check_most)], ...], Field(min_length=1)] = (
+        2, 3, "all",
+    )  # fmt: skip
+    max_examples: int = Field(default=256, ge=4)
+
+
 class PaperBounds(Settings):
     """What may be asked for in the paper's form; the values in use, with reasons, are in conf/self_edit/paper.yaml."""
 
@@ -140,7 +173,7 @@ class SelfEditSchema(_Form):
 
     def __init__(self, toolbox: Toolbox, bounds: Bounds) -> None:
         self.toolbox, self.bounds = toolbox, bounds
-        self._allowed = {name: getattr(bounds, name) for name in Training.model_fields}
+        self._allowed = {name: getattr(bounds, name) for name in HYPERPARAMETERS}
         kinds: dict[str, Any] = {
             name: Literal[allowed] if isinstance(allowed, tuple) else allowed.kind
             for name, allowed in self._allowed.items()
@@ -174,6 +207,84 @@ class SelfEditSchema(_Form):
     def canonical(self, self_edit: SelfEdit) -> str:
         """The one text of a self-edit, as compact JSON."""
         return canonical(self_edit)
+
+
+class ChoiceEdit(Strict):
+    """A self-edit as the form of choices has it: few fields, each with few values."""
+
+    tokens: int  # to train on
+    learning_rate: float  # the peak
+    rank: int  # of the adapter
+    demonstrations: int | Literal["all"]  # of a training context at most, the last ones
+    symmetries: bool  # whether contexts are turned and flipped
+    colours: bool  # whether their colours are changed
+
+
+SHORT_CONTEXT = 100
+"""Tokens of a short training context: two demonstrations of grids of 5 by 5."""
+
+_SYMMETRIES = (ToolCall.of("rotate", quarter_turns="any"), ToolCall.of("flip", direction="any"))
+_COLOURS, _ORDER = ToolCall.of("permute_colors", keep_background=True), ToolCall.of("shuffle_demos")
+
+
+def compiled_choices(edit: ChoiceEdit, max_examples: int = 256) -> SelfEdit:
+    """The choices as one call of the toolbox and hyperparameters.
+
+    There are as many examples as short contexts need to have the tokens, if that is more than `max_examples`.
+    """
+    steps = (*(_SYMMETRIES if edit.symmetries else ()), *((_COLOURS,) if edit.colours else ()), _ORDER)
+    training = Training(
+        loss_on="outputs",
+        learning_rate=edit.learning_rate,
+        epochs=1,
+        batch_size=4,
+        lora_rank=edit.rank,
+        max_examples=max(max_examples, edit.tokens // SHORT_CONTEXT),
+        tokens=edit.tokens,
+        demonstrations=None if edit.demonstrations == "all" else edit.demonstrations,
+    )
+    return SelfEdit(tools=(_ORDER if len(steps) == 1 else ToolCall.of("chain", steps=steps),), training=training)
+
+
+class ChoiceSchema(_Form):
+    """The form of choices: six fields, each with few values."""
+
+    def __init__(self, bounds: ChoiceBounds) -> None:
+        self.bounds = bounds
+        self._allowed = {name: getattr(bounds, name, (False, True)) for name in ChoiceEdit.model_fields}
+        kinds: dict[str, Any] = {
+            name: bool if name not in ChoiceBounds.model_fields else Literal[allowed]
+            for name, allowed in self._allowed.items()
+        }
+        self._model = create_model("Choices", __base__=Strict, **kinds)
+
+    def menu(self) -> str:
+        """What may be written, for the prompt: one line a field."""
+        return "\n".join(
+            f"- {name}: {'|'.join(each if isinstance(each, str) else canonical(each) for each in allowed)}"
+            for name, allowed in self._allowed.items()
+        )
+
+    def parse(self, written: str | Mapping[str, Any]) -> SelfEdit:
+        """Read the choices and compile them."""
+        chosen = ChoiceEdit.model_validate(read(written, self._model).model_dump())
+        return compiled_choices(chosen, self.bounds.max_examples)
+
+    def canonical(self, self_edit: SelfEdit) -> str:
+        """The choices' text of a self-edit that was compiled from them; ValueError where it has none."""
+        training = self_edit.training
+        for symmetries, colours in product((False, True), repeat=2):
+            edit = ChoiceEdit(
+                tokens=training.tokens or 0,
+                learning_rate=training.learning_rate,
+                rank=training.lora_rank,
+                demonstrations=training.demonstrations or "all",
+                symmetries=symmetries,
+                colours=colours,
+            )
+            if training.tokens and compiled_choices(edit, self.bounds.max_examples) == self_edit:
+                return canonical(edit)
+        raise ValueError("this self-edit has no text in the form of choices")
 
 
 Strategy = Literal["train_using_all_tokens", "train_using_output_tokens"]
@@ -287,5 +398,5 @@ training:
         raise ValueError("this self-edit has no text in the paper's form")
 
 
-Schema = SelfEditSchema | PaperSchema
+Schema = SelfEditSchema | ChoiceSchema | PaperSchema
 """A form in which a model may write self-edits."""

@@ -294,6 +294,7 @@ def _round(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         if each.reward is not None:
             rewards.setdefault(each.task, []).append(each.reward)
     held_out = [each.held_out for each in rollouts if each.held_out is not None]
+    graded = [each.solution_log_probability for each in rollouts if each.solution_log_probability is not None]
     stages = dict.fromkeys(stage for each in rollouts for stage in each.seconds)
     tokens = [each.result.training.tokens for each in rollouts if each.result and each.result.training]
     return {
@@ -301,6 +302,7 @@ def _round(rollouts: Sequence[Rollout]) -> dict[str, Any]:
         "valid": fmean(each.self_edit is not None for each in rollouts),
         "reward": bootstrap_over_tasks(rewards) if rewards else None,
         "held_out": fmean(held_out) if held_out else None,
+        "graded": fmean(graded) if graded else None,
         "seconds": {stage: fmean(each.seconds.get(stage, 0.0) for each in rollouts) for stage in stages},
         "tokens": fmean(tokens) if tokens else None,
     }
@@ -311,7 +313,7 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
     written = [[_fields(each) for each in made if each.self_edit is not None] for _, made in groups]
     numbers: dict[str, list[float]] = {}
     for field, value in (pair for edits in written for edit in edits for pair in edit):
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if _is_number(value):
             numbers.setdefault(field, []).append(value)
     edges = {
         name: np.quantile(all_, (0, 0.25, 0.5, 0.75, 1))
@@ -321,8 +323,11 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
 
     def said(field: str, value: Any) -> tuple[int, str]:
         """A value's place among those of its field, and its name."""
+        known = sorted(set(numbers.get(field, ())))
+        if not _is_number(value):
+            return len(known), str(value)  # a word comes behind the numbers
         if field not in edges:
-            return (0, str(value)) if field not in numbers else (sorted(set(numbers[field])).index(value), f"{value:g}")
+            return known.index(value), f"{value:g}"
         quarter = min(3, int(np.searchsorted(edges[field], value, "right")) - 1)
         return quarter, f"{edges[field][quarter]:.3g} to {edges[field][quarter + 1]:.3g}"
 
@@ -336,6 +341,10 @@ def _choices(groups: Sequence[tuple[str, Sequence[Rollout]]]) -> list[tuple[str,
             ]
             found.append((field, value[1], shares))
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _fields(rollout: Rollout) -> list[tuple[str, Any]]:

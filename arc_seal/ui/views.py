@@ -346,7 +346,8 @@ def next_command(name: str, *argv: str) -> Text:
 
 def one_line_edit(edit: SelfEdit) -> str:
     """A self-edit in one line: its tools, then how it trains."""
-    training = ", ".join(f"{name} {canonical(value).strip(chr(34))}" for name, value in edit.training)
+    said = edit.training.model_dump()
+    training = ", ".join(f"{name} {canonical(value).strip(chr(34))}" for name, value in said.items())
     return f"{', '.join(map(str, edit.tools)) or 'no tools'}; {training}"
 
 

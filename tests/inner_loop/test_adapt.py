@@ -2,6 +2,7 @@
 
 import weakref
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import Diverged, InvalidSelfEdit, OverBudget, Status
-from arc_seal.inner_loop.adapt import adapt
+from arc_seal.inner_loop.adapt import adapt, training_set
 from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, TrainingSettings, vote
 from arc_seal.models.model import Model
 from arc_seal.models.prompt import demonstrations_prompt
@@ -21,10 +22,10 @@ from arc_seal.models.scripted import ScriptedSource
 from arc_seal.models.weights import GridSource, ModelSource
 from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.worker import InlineExecutor, Limits, ProcessSettings
-from arc_seal.self_edit.edit import ToolCall
+from arc_seal.self_edit.edit import SelfEdit, ToolCall
 from tests.inner_loop.builders import TURNS, copying_task, ignore, job
 from tests.models.builders import MODELS, MakeModel, grid_model, grid_network
-from tests.self_edit.builders import edit, random_task
+from tests.self_edit.builders import TOOLBOX, edit, random_task
 
 TASK = copying_task()
 TIMEOUT_S = 120.0
@@ -188,6 +189,43 @@ def test_the_budget_cuts_the_training_set(model: Model) -> None:
         assert (cut.examples == 6) is (budget >= whole.tokens)
         if 1 < cut.examples < 6:
             assert cut.tokens > budget / 2
+
+
+def test_of_the_budget_and_the_tokens_that_the_self_edit_wants_the_fewer_count(model: Model) -> None:
+    task, turn = copying_task(), ToolCall.of("rotate", quarter_turns="any")
+    plain, wants = edit(turn, epochs=2, max_examples=6), edit(turn, epochs=2, max_examples=6, tokens=200)
+
+    def trained(self_edit: SelfEdit, budget: int | None) -> Result:
+        return untimed(adapt(job(task, self_edit, training=TrainingSettings(token_budget=budget)), model, ignore))
+
+    few = trained(plain, 200)
+    assert few.training is not None and 1 < few.training.examples < 6 and few.training.tokens <= 200
+    assert trained(wants, None) == trained(wants, 10**6) == few
+    assert trained(wants, 100) == trained(plain, 100) != few
+
+
+def test_contexts_keep_their_last_demonstrations(model: Model) -> None:
+    task, order = copying_task((1, 2, 3, 4)), ToolCall.of("shuffle_demos")
+    examples, wants = 64, edit(order, max_examples=64, demonstrations=2)
+    whole = contexts_of(model, task, edit(order, max_examples=examples))
+    short = contexts_of(model, task, wants)
+    assert ({len(demos) for demos in whole}, {len(demos) for demos in short}) == ({4}, {2})
+    assert short == list(dict.fromkeys(demos[-2:] for demos in whole)) and len(short) < len(whole)
+    assert contexts_of(model, task, edit(order, max_examples=examples, demonstrations=9)) == whole
+    most = max(len(model.codec.encode(demonstrations_prompt(demos)).ids) for demos in whole)
+    result = adapt(job(task, wants, training=TrainingSettings(max_tokens=most)), model, ignore)
+    assert result.training is not None and (result.training.examples, result.training.skipped) == (len(short), 0)
+
+
+def contexts_of(model: Model, task: Task, self_edit: SelfEdit) -> list[tuple[Demonstration, ...]]:
+    """The demonstrations of each training context, told by their tokens."""
+    found, _ = training_set(job(task), self_edit, TOOLBOX, model)
+    known = {
+        model.codec.encode(demonstrations_prompt(demos)).ids.tobytes(): demos
+        for count in range(1, len(task.demos) + 1)
+        for demos in permutations(task.demos, count)
+    }
+    return [known[example.ids.tobytes()] for example in found]
 
 
 def test_examples_that_cannot_fit_are_counted(model: Model) -> None:

@@ -1,7 +1,9 @@
 """An adapter that is kept: trained on text, then active again, alone and beside a fresh one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from arc_seal.models.generate import model_positions
 from arc_seal.models.model import Model, load
 from arc_seal.models.prompt import Encoded, Prompt, Turn
 from arc_seal.models.weights import GridSource
+from arc_seal.self_edit.schema import COMPACT
 from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
 from tests.inner_loop.test_adapter import hidden, lora, snapshot
 from tests.models.builders import MODELS, SMALL, grid_network
@@ -51,6 +54,34 @@ def test_it_learns_and_leaves_the_model_as_it_was(model: Model, tmp_path: Path) 
     assert record.updates == len(seen) == 12 * 2
     assert {progress.stage for progress in seen} == {"finetune"}
     assert record.targets == 12 * sum(example.target.sum() for example in examples(model))
+
+
+@pytest.mark.parametrize("targets", ["text", "choices"])
+def test_the_loss_of_each_self_edit_is_multiplied_by_its_weight(targets: Any, model: Model, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 23]}}, "required": ["a"], "x-guidance": COMPACT}
+    settings = FinetuneSettings(lora_rank=2, epochs=1, batch_size=2, variants=2, targets=targets)
+    edits = (RewardedEdit(SMALL, '{"a":1}'), RewardedEdit(SMALL, '{"a":23}'))
+
+    def first_loss(*weights: float) -> float:
+        own = tuple(replace(each, weight=weight) for each, weight in zip(edits, weights, strict=True))
+        made = FinetuneJob(own, "", "", schema, settings, 0, str(tmp_path / "policy"))
+        return finetune(made, model, ignore).losses[0]
+
+    plain = first_loss(1.0, 1.0)
+    assert first_loss(3.0, 3.0) == pytest.approx(3 * plain)
+    assert first_loss(0.5, 0.0) + first_loss(0.5, 1.0) == pytest.approx(plain) != first_loss(0.5, 0.0)
+
+
+def test_what_has_no_weight_teaches_nothing(model: Model, tmp_path: Path) -> None:
+    both = replace(job(tmp_path / "both"), edits=(EDITS[0], replace(EDITS[1], weight=0.0)))
+    finetune(both, model, ignore)
+    states = hidden(model)
+    with with_adapter(model, tmp_path / "both"):
+        assert not torch.allclose(hidden(model), states, atol=1e-4)
+    nothing = replace(job(tmp_path / "nothing"), edits=tuple(replace(each, weight=0.0) for each in EDITS))
+    assert set(finetune(nothing, model, ignore).losses) == {0.0}
+    with with_adapter(model, tmp_path / "nothing"):
+        assert torch.equal(hidden(model), states)
 
 
 def test_files_are_the_same_for_one_seed_and_replaced_whole(model: Model, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pickle
 import types
 import typing
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,9 +17,11 @@ from pydantic import BaseModel
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Solution, Task
-from arc_seal.inner_loop.job import AdaptJob, WriteJob
+from arc_seal.inner_loop.adapt import adapt
+from arc_seal.inner_loop.job import AdaptJob, DecodeSettings, WriteJob
 from arc_seal.models.prompt import Sampling
-from tests.inner_loop.builders import TURNS, job
+from tests.inner_loop.builders import TURNS, copying_task, ignore, job
+from tests.models.builders import MODELS, MakeModel
 from tests.self_edit.builders import random_grid
 
 TASKS = Path(__file__).parents[2] / "tasks"
@@ -75,6 +78,19 @@ def test_a_job_has_no_place_for_a_solution(kind: type) -> None:
     assert Task in within and Grid in within
     assert Solution not in within
     assert Solution in types_within(Leaky, set())
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_true_outputs_that_are_scored_change_nothing_else(make: MakeModel) -> None:
+    """Whether they are predicted or not: here one is what the model finds by itself."""
+    task = copying_task()
+    plain = job(task, TURNS, decode=DecodeSettings(views=3, score=True))
+    alone = adapt(plain, make(0), ignore)
+    predicted = next(each.grid for each in alone.candidates if each.grid is not None)
+    for truth in (predicted, random_grid(Random(0), 9, 7)):
+        asked = adapt(replace(plain, known=((truth,),)), make(0), ignore)
+        assert replace(asked, known=(), seconds={}) == replace(alone, seconds={})
+        assert [(each.grid, each.view) for each in asked.known] == [(truth, "known")]
 
 
 @pytest.mark.parametrize("file", sorted(TASKS.glob("*.json")), ids=lambda file: file.stem)

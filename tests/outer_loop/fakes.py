@@ -109,6 +109,7 @@ class FakeExecutor:
         texts: What is written; as many texts as are asked for.
         solves: Whether an inner loop finds the answer.
         foresees: Held-out log-probability of an examination.
+        grades: Log-probability of each grid that an inner loop is given to score, in nats a symbol.
         fails: How a job fails; None where it does not.
         seconds: What a job claims to have taken.
         workers: Jobs that run at the same time.
@@ -121,6 +122,7 @@ class FakeExecutor:
     texts: Callable[[WriteJob], Sequence[str]] = drawn
     solves: Callable[[AdaptJob], bool] = lambda job: job.seed % 2 == 0
     foresees: Callable[[ExamineJob], float] = lambda job: -rate(job)
+    grades: Callable[[AdaptJob], float] = lambda job: -rate(job)
     fails: Callable[[Any], Status | None] = lambda job: None
     seconds: float = 1.0
     workers: int = 1
@@ -163,7 +165,10 @@ class FakeExecutor:
             case WriteJob():
                 return tuple(Completion(text, len(text), True) for text in self.texts(job))
             case AdaptJob():
-                return result(job.task, self.solves(job), self.seconds)
+                made = result(job.task, self.solves(job), self.seconds)
+                known = [(query, grid) for query, grids in enumerate(job.known) for grid in grids]
+                scored = (Candidate(query, "known", grid, self.grades(job), -9.0) for query, grid in known)
+                return replace(made, known=tuple(scored) if job.decode.score else ())
             case ExamineJob():
                 return Examination(self.foresees(job), len(job.left_out), 50, {"train": self.seconds})
             case FinetuneJob():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from arc_seal.arc.task import Entry
 from arc_seal.errors import Status
-from arc_seal.inner_loop.job import AdaptJob, Attempt, ExamineJob, WriteJob
+from arc_seal.inner_loop.job import AdaptJob, Attempt, DecodeSettings, ExamineJob, WriteJob
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, derived_seed
@@ -34,6 +35,8 @@ SPACED = ONE.replace(":", ": ").replace(",", ", ")
 
 MIXED = spoken(ONE, TWO, SPACED, "no", ONE, "no", THREE)
 """Equal ones, invalid ones, and five to be tried."""
+
+SCORED = changed(ROLLOUTS, decode=DecodeSettings(views=2, score=True))
 
 RUN = "run"
 
@@ -241,6 +244,34 @@ def test_a_self_edit_is_examined_under_the_seed_that_it_is_solved_with(ledger: L
     gather(ledger, executor, entries(1), samples=2, examine=True)
     examined = [job.adapt for job in executor.of(ExamineJob)]
     assert examined == executor.of(AdaptJob)
+
+
+def test_graded_the_true_outputs_are_scored_under_one_seed_and_nothing_else_changes(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    tasks = entries(1, queries=2)
+    answers: dict[str, Any] = {"texts": MIXED, "solves": lambda job: rate(job) > 0.001}
+    plain, executor = FakeExecutor(**answers), FakeExecutor(**answers)
+    with begun(tmp_path / "plain.sqlite") as other:
+        before = gather(other, plain, tasks, settings=SCORED)
+    rows = gather(ledger, executor, tasks, settings=SCORED, graded=True)
+    assert [row.solution_log_probability for row in rows] == [-0.001, -0.002, -0.001, None, -0.001, None, -0.003]
+    assert [row.reward for row in rows] == [row.reward for row in before] == [0, 1, 0, 0, 0, 0, 1]
+    seed = derived_seed(0, "task0", "adapt", 0)
+    jobs = executor.of(AdaptJob)
+    assert {row.seed for row in rows} == {seed} and {job.known for job in jobs} == {((RIGHT,), (RIGHT,))}
+    assert [replace(job, known=()) for job in jobs] == [replace(job, seed=seed) for job in plain.of(AdaptJob)]
+    same = {"seed": 0, "solution_log_probability": None}  # nor is what was scored kept
+    assert [row.model_copy(update=same) for row in untimed(rows)] == [
+        row.model_copy(update=same) for row in untimed(before)
+    ]
+    assert all(row.result is None or row.result.known == () for row in rows)
+
+
+def test_graded_a_failure_has_no_log_probability(ledger: Ledger) -> None:
+    executor = FakeExecutor(texts=spoken(ONE), fails=failing(AdaptJob, Status.TIMEOUT))
+    (row,) = gather(ledger, executor, entries(1), settings=SCORED, graded=True, samples=1)
+    assert (row.status, row.reward, row.solution_log_probability) == (Status.TIMEOUT, 0, None)
 
 
 @pytest.mark.parametrize("kind", ["none", "hand", "random"])

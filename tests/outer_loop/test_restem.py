@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from math import inf
+from math import e, inf
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import FinetuneSettings
-from arc_seal.outer_loop.restem import RestemSettings, rewarded, round_text, to_imitate, with_policy
+from arc_seal.outer_loop.restem import (
+    Lesson,
+    RestemSettings,
+    advantages,
+    lessons,
+    rewarded,
+    round_text,
+    to_imitate,
+    value,
+    with_policy,
+)
 from arc_seal.outer_loop.rollout import Rollout
 from tests.outer_loop.fakes import POLICY, SCHEMA, TEXTS
 from tests.outer_loop.ledger_builders import rollout
@@ -24,6 +34,9 @@ PAPER = RestemSettings(
     reward="solution",
     examine=False,
     margin=0.02,
+    floor=-2.0,
+    price=0.0,
+    temperature=0.1,
     per_task=None,
     contrast=False,
     adapt_from="base",
@@ -37,6 +50,8 @@ def changed(settings: RestemSettings, **changes: Any) -> RestemSettings:
 
 
 LABEL_FREE = changed(PAPER, reward="held_out_demo")
+
+GRADED = changed(PAPER, reward="graded")
 
 EDITS = dict(zip("ABCDX012345", map(SCHEMA.parse, TEXTS), strict=False))
 """Self-edits by a letter."""
@@ -183,6 +198,101 @@ def test_what_is_imitated_holds_its_rules(
     assert to_imitate(rows, wanted, seed=0) == kept
 
 
+@pytest.mark.parametrize(
+    ("log_probability", "price", "changes", "worth"),
+    [
+        (-0.5, 0.0, {}, -0.5),
+        (-0.5, 0.1, {}, -0.675),  # 1.5 seconds of training and 0.25 of predicting; writing and examining are not paid
+        (-5.0, 0.0, {}, -2.0),
+        (-5.0, 0.1, {}, -2.175),
+        (-inf, 0.0, {}, -2.0),
+        (None, 0.1, {"status": Status.TIMEOUT, "result": None}, -2.0),
+        (None, 0.1, {"status": Status.INVALID_SELF_EDIT, "self_edit": None, "result": None}, -2.0),
+        (None, 0.0, {}, None),
+    ],
+)
+def test_graded_a_roll_out_is_worth_what_the_solution_is_probable_less_its_seconds(
+    log_probability: float | None, price: float, changes: dict[str, Any], worth: float | None
+) -> None:
+    found = value(rollout(0, solution_log_probability=log_probability, **changes), changed(GRADED, price=price))
+    assert found == (worth if worth is None else pytest.approx(worth))
+
+
+def graded(task: str, values: dict[str, float | None], **changes: Any) -> list[Rollout]:
+    """Roll-outs of a task, self-edits by letter and a digit more, and their log-probabilities; None for a failure."""
+    failed = {"status": Status.TIMEOUT, "result": None}
+    return [
+        rollout(
+            sample,
+            **{"task": task, "self_edit": EDITS[name[0]], "solution_log_probability": found, "reward": 0, **changes},
+            **(failed if found is None else {}),
+        )
+        for sample, (name, found) in enumerate(values.items())
+    ]
+
+
+def weights(found: list[Lesson]) -> dict[tuple[str, str], float]:
+    return {(row.task, LETTERS[row.self_edit]): weight for row, weight in found if row.self_edit}
+
+
+def test_graded_lessons_weigh_by_their_advantage_and_tasks_alike() -> None:
+    rows = [*graded("b", {"A": -0.5, "B": -0.6, "C": -0.4}), *graded("a", {"A": -0.1, "B": -0.1})]
+    found = lessons(rows, GRADED, 0)
+    assert [(row.task, LETTERS[row.self_edit]) for row, _ in found if row.self_edit] == [
+        ("a", "A"), ("a", "B"), ("b", "C"), ("b", "A"), ("b", "B"),
+    ]  # fmt: skip
+    made = weights(found)
+    assert made["b", "C"] / made["b", "A"] == pytest.approx(e) == made["b", "A"] / made["b", "B"]
+    assert made["a", "A"] == made["a", "B"] == 1.25
+    assert sum(weight for (task, _), weight in made.items() if task == "b") == pytest.approx(2.5)
+    assert [row.task for row, _ in lessons(rows, changed(GRADED, contrast=True), 0)] == ["b"] * 3
+    assert set(weights(lessons(rows, changed(GRADED, per_task=1), 0))) == {("a", "A"), ("b", "C")}
+    hot, cold = (weights(lessons(rows, changed(GRADED, temperature=each), 0))["b", "C"] for each in (100.0, 0.001))
+    assert (hot, cold) == (pytest.approx(2.5 / 3, rel=0.01), pytest.approx(2.5))
+
+
+def test_graded_the_advantage_is_over_what_ran_in_its_round_and_equal_self_edits_are_one() -> None:
+    rows = graded("a", {"A": -0.4, "A2": -0.6, "B": -0.2, "X": None, "B2": None})
+    found = {LETTERS[row.self_edit]: (row.sample, each) for row, each in advantages(rows, GRADED) if row.self_edit}
+    assert found == {"A": (0, pytest.approx(-0.1)), "B": (2, pytest.approx((0.2 + (-2.0 + 0.4)) / 2))}
+    later = graded("a", {"A": -1.0, "C": -1.2}, round=1)
+    found = {LETTERS[row.self_edit]: each for row, each in advantages([*rows, *later], GRADED) if row.self_edit}
+    assert found["A"] == pytest.approx((0.0 - 0.2 + 0.1) / 3) and found["C"] == pytest.approx(-0.1)
+    assert (advantages([], GRADED), lessons([], GRADED, 0)) == ([], [])
+    assert advantages(graded("a", {"A": None}), GRADED) == []
+    assert advantages([rollout(0)], GRADED) == []  # of a run that did not measure it
+    slow = changed(GRADED, price=0.1)
+    assert [each for _, each in advantages(graded("a", {"A": -0.4, "B": -0.4}), slow)] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("reward", ["solution", "gain", "held_out_demo"])
+def test_other_lessons_have_one_weight(reward: str) -> None:
+    rows, wanted = [*of("a", "A", "B"), *examined(-3.0, -1.0, task="b")], changed(PAPER, reward=reward)
+    assert lessons(rows, wanted, 3) == [(row, 1.0) for row in to_imitate(rows, wanted, 3)] != []
+
+
+@settings(max_examples=40)
+@given(ROWS, st.sampled_from([None, 1, 2]), st.booleans(), st.randoms())
+def test_graded_lessons_hold_their_rules(
+    rows: list[Rollout], per_task: int | None, contrast: bool, rng: random.Random
+) -> None:
+    rows = [row.model_copy(update={"solution_log_probability": row.held_out}) for row in rows]
+    wanted = changed(GRADED, per_task=per_task, contrast=contrast)
+    found = lessons(rows, wanted, 0)
+    assert all(row.ran and row in rows for row, _ in found)
+    made = weights(found)
+    assert len(made) == len(found)
+    if found:
+        assert sum(made.values()) == pytest.approx(len(found))
+    tasks = {row.task for row, _ in found}
+    for task in tasks:
+        own = [weight for row, weight in found if row.task == task]
+        assert sum(own) == pytest.approx(len(found) / len(tasks)) and own == sorted(own, reverse=True)
+        assert per_task is None or len(own) <= per_task
+    rng.shuffle(rows)
+    assert lessons(rows, wanted, 0) == found
+
+
 def test_a_round_is_counted() -> None:
     rows = [
         *of("a", "A"),
@@ -199,6 +309,13 @@ def test_where_nothing_was_to_be_solved_nothing_is_said_of_it() -> None:
     said = round_text(0, examined(-1.0, -3.0, reward=None))
     assert said == "Round 1: 2 self-edits, 2/2 valid, 2/2 ran, 2 distinct, held-out log-probability -2.000"
     assert "held-out" not in round_text(0, [rollout(held_out=None)])
+
+
+def test_the_solution_s_log_probability_is_said_beside_the_reward() -> None:
+    rows = [rollout(sample, reward=0, held_out=None, solution_log_probability=-0.5 * sample) for sample in range(3)]
+    assert round_text(0, rows) == (
+        "Round 1: 0/3 solved, 0/1 tasks by any, 3/3 valid, 3/3 ran, 3 distinct, log-probability of the solution -0.500"
+    )
 
 
 def test_a_policy_writes_and_is_adapted_from_where_that_is_wanted(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """The rounds of ReST-EM: who writes, what is imitated, what is done again; and what never gets in."""
 
+import json
 import pickle
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +21,13 @@ from arc_seal.models.prompt import Sampling
 from arc_seal.models.scripted import ScriptedModel
 from arc_seal.outer_loop.ledger import Ledger, Policy
 from arc_seal.outer_loop.restem import RestemSettings, fitting, restem
-from arc_seal.outer_loop.rollout import Author, Rollout, Runner, derived_seed
+from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, derived_seed
 from arc_seal.self_edit.schema import ORACLE, compiled
 from tests.inner_loop.builders import copying_task, ignore
-from tests.outer_loop.fakes import ROLLOUTS, SCHEMA, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
+from tests.outer_loop.fakes import RIGHT, ROLLOUTS, SCHEMA, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
 from tests.outer_loop.ledger_builders import rollout
-from tests.outer_loop.test_restem import LABEL_FREE, PAPER, changed, of
+from tests.outer_loop.test_collect import SCORED
+from tests.outer_loop.test_restem import GRADED, LABEL_FREE, PAPER, changed, of
 from tests.self_edit.builders import random_grid
 
 
@@ -40,9 +44,10 @@ class Run:
         tasks: Sequence[Entry] | None = None,
         reused: Sequence[Rollout] = (),
         seed: int = 0,
+        settings: RolloutSettings = ROLLOUTS,
         **changes: Any,
     ) -> list[Policy]:
-        runner = Runner(self.executor, ROLLOUTS, Author("policy", seed), self.notes)
+        runner = Runner(self.executor, settings, Author("policy", seed), self.notes)
         tasks = entries() if tasks is None else tasks
         fit = fitting(reused, tasks, SCHEMA)
         return restem(tasks, runner, changed(wanted, **changes), fit, self.ledger, self.folder)
@@ -253,6 +258,53 @@ def test_a_solution_never_enters_a_job(tmp_path: Path) -> None:
     for job in map(pickle.dumps, jobs):
         assert poison.cells not in job
         assert any(task.demos[0].input.cells in job for task, _ in poisoned)  # it would be seen
+
+
+def test_graded_a_solution_is_scored_and_is_nowhere_else(tmp_path: Path) -> None:
+    """It is among the grids that an inner loop scores, which have no vote; no prompt, training or record has it."""
+    poison = random_grid(random.Random(7), 30, 30)
+    found, jobs = [], list[Any]()
+    for name, output in (("poisoned", poison), ("clean", RIGHT)):
+        with begun(tmp_path / name) as run:
+            tasks = [(task, Solution(task.id, (output,))) for task, _ in entries()]
+            run.go(GRADED, tasks, settings=SCORED, rounds=2, examine=True)
+            run.ledger.export(tmp_path / name / "rollouts.jsonl")
+            records = (tmp_path / name / "rollouts.jsonl").read_text()
+            assert json.dumps(poison.rows[0]).replace(" ", "") not in records
+            assert '"grid":[[' in records and '"known":[]' in records
+            unrewarded = {"reward": None, "score": None}
+            rows = [each for each in run.ledger.rollouts() if each.round == 0]  # a reward may lead to another policy
+            found.append([each.model_copy(update=unrewarded) for each in untimed(rows)])
+            jobs += run.executor.jobs if output is poison else []
+    assert found[0] == found[1]
+    assert {type(job) for job in jobs} >= {WriteJob, AdaptJob, ExamineJob}
+    for job in jobs:
+        assert (poison.cells in pickle.dumps(job)) is isinstance(job, AdaptJob)
+        assert poison.cells not in pickle.dumps(replace(job, known=()) if isinstance(job, AdaptJob) else job)
+
+
+def test_graded_all_that_ran_are_imitated_by_their_weights(run: Run) -> None:
+    run.executor.texts = spoken(TEXTS[9], TEXTS[29], "no", TEXTS[9])
+    run.executor.solves = lambda job: False
+    (policy,) = run.go(GRADED, settings=SCORED, temperature=0.02)
+    (job,) = run.finetuned
+    best, other = 2 / (1 + exp(-1)), 2 / (1 + exp(1))  # -0.01 and -0.03 nats a symbol
+    weights = [(each.task.id, each.self_edit, each.weight) for each in job.edits]
+    assert weights == [
+        (task, text, pytest.approx(weight))
+        for task in ("task0", "task1")
+        for text, weight in ((TEXTS[9], best), (TEXTS[29], other))
+    ]
+    assert [(task, sample) for _, _, task, sample in policy.rollouts] == [
+        ("task0", 0), ("task0", 1), ("task1", 0), ("task1", 1),
+    ]  # fmt: skip
+    assert any("0/8 solved" in note and "of the solution -0.017" in note for note in run.notes.notes)
+
+
+def test_graded_needs_scores(run: Run) -> None:
+    with pytest.raises(InputError, match=r"^decode\.score: expected true, for restem\.reward=graded .*, found false$"):
+        run.go(GRADED)
+    assert run.executor.jobs == []
 
 
 def test_neither_writing_nor_imitating_sees_a_query(tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_the_stages_end_where_no_more_tokens_may_be_read(tmp_path: Path) -> None
     assert changed(calibrated(tmp_path, 0.0, 0.0, (16000,)), stages=None).budgets == (4000, 16000)
 
 
+def test_a_self_edit_that_wants_fewer_tokens_has_no_stage_beyond_them() -> None:
+    choices = {"learning_rate": 0.002, "rank": 16, "demonstrations": "all", "symmetries": True, "colours": True}
+    text = json.dumps({"tokens": 8000, **choices})
+    self_edit = {"json": text, "example": text, "candidates": (), "bounds": {"form": "choices"}}
+    solved = solve(Trained(), staged(4000, 8000, 16000, self_edit=self_edit))
+    assert budgets(solved) == [4000, 8000] and not solved.open
+
+
 def test_every_sample_is_tried_in_every_trained_stage() -> None:
     executor, settings = Trained(workers=3), changed(NEVER_SURE, samples=3)
     solved = solve(executor, settings)

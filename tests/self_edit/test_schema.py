@@ -13,7 +13,15 @@ from pydantic import ValidationError
 from arc_seal.errors import InputError, InvalidSelfEdit
 from arc_seal.files import conf_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, canonical
-from arc_seal.self_edit.schema import Bounds, PaperBounds, PaperSchema, SelfEditSchema, make_schema
+from arc_seal.self_edit.schema import (
+    Bounds,
+    ChoiceBounds,
+    ChoiceSchema,
+    PaperBounds,
+    PaperSchema,
+    SelfEditSchema,
+    make_schema,
+)
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, values
 
 SCHEMA = SelfEditSchema(TOOLBOX, Bounds())
@@ -168,12 +176,21 @@ def test_menu_says_all_that_may_be_written() -> None:
     assert "- learning_rate: 0.00002 to 0.01 by 0.00001" in menu
 
 
-@pytest.mark.parametrize(("name", "bounds"), [("default", Bounds()), ("paper", PaperBounds())])
-def test_configuration_holds_the_bounds_of_the_code(name: str, bounds: Bounds | PaperBounds) -> None:
+@pytest.mark.parametrize(
+    ("name", "bounds", "kind"),
+    [
+        ("default", Bounds(), SelfEditSchema),
+        ("choices", ChoiceBounds(), ChoiceSchema),
+        ("paper", PaperBounds(), PaperSchema),
+    ],
+)
+def test_configuration_holds_the_bounds_of_the_code(
+    name: str, bounds: Bounds | ChoiceBounds | PaperBounds, kind: type
+) -> None:
     settings: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "self_edit" / f"{name}.yaml"))
     assert settings["json"] is None
     assert type(bounds).model_validate(settings["bounds"]) == bounds
-    assert isinstance(make_schema(settings["bounds"], TOOLBOX), PaperSchema if name == "paper" else SelfEditSchema)
+    assert isinstance(make_schema(settings["bounds"], TOOLBOX), kind)
 
 
 @pytest.mark.parametrize(
@@ -186,6 +203,9 @@ def test_configuration_holds_the_bounds_of_the_code(name: str, bounds: Bounds | 
         ),
         ({"form": "default", "batch_size": []}, "self_edit.bounds.batch_size: expected "),
         ({"form": "default", "epochs": {"low": 3, "high": 2}}, "self_edit.bounds.epochs: expected low <= high"),
+        ({"form": "choices", "demonstrations": [1]}, "self_edit.bounds.demonstrations[0]: expected 2 or more, or all"),
+        ({"form": "choices", "demonstrations": ["any"]}, "self_edit.bounds.demonstrations[0]: expected 2 or more, or"),
+        ({"form": "choices", "rank": []}, "self_edit.bounds.rank: expected at least 1 items, found 0"),
         (
             {"form": "paper", "learning_rate": {"low": 0.00015, "high": 0.001, "step": 0.0001}},
             "self_edit.bounds.learning_rate: expected multiples of 0.0001, which low = 0.00015 is not",

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -19,6 +20,8 @@ from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.outer_loop.restem import LEDGER
 from arc_seal.outer_loop.table import to_json
 from arc_seal.report import main
+from arc_seal.self_edit.random_edit import draw_edit
+from arc_seal.self_edit.schema import ChoiceBounds, ChoiceSchema
 from arc_seal.ui.report import make_report
 from arc_seal.ui.run_folder import Run, read_folder, write_run, write_sweep
 from tests.outer_loop.ledger_builders import policy, rollout
@@ -187,6 +190,22 @@ def test_a_training_run_shows_its_rounds_and_choices(tmp_path: Path) -> None:
     ):
         assert said in page.text
     assert page.all("article", "data-id") == [TASK.id]
+
+
+def test_a_training_run_in_the_form_of_choices_shows_them(tmp_path: Path) -> None:
+    schema, rng = ChoiceSchema(ChoiceBounds()), Random(0)
+    edits = [draw_edit(schema, rng) for _ in range(12)]
+    made = [
+        rollout(
+            number, run="train", task=TASK.id, self_edit=each, attempts=((RIGHT,),), completion=schema.canonical(each)
+        )
+        for number, each in enumerate(edits)
+    ]
+    with Ledger.open(tmp_path / LEDGER) as ledger:
+        ledger.begin("train", {}, [(TASK, SOLUTION)])
+        ledger.record(made)
+    choices = re.findall(r"\ndemonstrations(\S+)\n", Page(make_report([read_folder(tmp_path)])).text)
+    assert choices == ["2", "3", "all"]
 
 
 def test_an_evaluation_shows_its_table(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.outer_loop.solve import Solved
-from arc_seal.ui.views import TaskView, pretty_json, recording_console
+from arc_seal.self_edit.schema import ChoiceBounds, ChoiceSchema
+from arc_seal.ui.views import TaskView, one_line_edit, pretty_json, recording_console
 from tests.ui.builders import COMPLETION, OTHER_SIZE, RIGHT, SOLUTION, TASK, WRONG, grid, rollout, solved
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
 
@@ -144,3 +145,13 @@ def test_pretty_json_breaks_only_what_is_too_long() -> None:
     assert all(len(line) <= 80 for line in text.splitlines())
     assert '  "tools": [\n    {"tool": "rotate", "quarter_turns": 1},\n' in text
     assert pretty_json({}, 0) == "{}"
+
+
+def test_a_self_edit_says_what_it_leaves_open_nowhere() -> None:
+    choices = ChoiceSchema(ChoiceBounds())
+    text = '{"tokens":8000,"learning_rate":0.0005,"rank":16,"demonstrations":2,"symmetries":false,"colours":false}'
+    every = choices.parse(text.replace(":2,", ':"all",'))
+    training = "loss_on outputs, learning_rate 0.0005, epochs 1, batch_size 4, lora_rank 16, max_examples 256"
+    plain = f"shuffle_demos(); {training}"
+    assert one_line_edit(choices.parse(text)) == f"{plain}, tokens 8000, demonstrations 2"
+    assert one_line_edit(every) == f"{plain}, tokens 8000"

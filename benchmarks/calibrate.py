@@ -2,7 +2,7 @@
 
     python -m arc_seal.solve -m arcagi1/dev seed=0,1 'stages=[8000,30000,60000]' confidence=null \
         executor.workers=2 executor.threads=1 hydra.sweep.dir=runs/stages
-    python benchmarks/calibrate.py runs/stages --stages 8000 --out arc_seal/weights/grid/calibration.json
+    python benchmarks/calibrate.py runs/stages --out arc_seal/weights/grid/calibration.json
 
 Every stage of a task counts as if it were its last.
 Brier score (mean square of confidence minus what came of it, 0 to
@@ -54,14 +54,13 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs of solve")
     parser.add_argument("--by", type=Path, help="measure this calibration on the runs, which it was not fitted on")
     parser.add_argument("--out", type=Path, help="the file to keep the calibration in")
-    parser.add_argument("--stages", type=int, nargs="*", default=[], help="those that solve is to have by default")
     arguments = parser.parse_args()
     kept = [each for folder in arguments.runs for each in read_folder(folder).kept]
     examples = [example for each in kept for example in examples_of(each)]
     if arguments.by is not None:
         calibration = Calibration.load(arguments.by)
     else:
-        calibration = calibration_of(examples, tuple(arguments.stages))
+        calibration = calibration_of(examples)
     rows, parts = rows_of(examples), np.array([part(each.task) for each in examples])
     for name, meaning in MEANINGS.items():
         right = marks(examples, name)
@@ -75,12 +74,12 @@ def main() -> None:
             write_manifest(arguments.out.parent)
 
 
-def calibration_of(examples: Sequence[Example], stages: tuple[int, ...] = ()) -> Calibration:
+def calibration_of(examples: Sequence[Example]) -> Calibration:
     """The calibration that fits some examples."""
     open_ones = [each for each in examples if each.later is not None and not each.either]
     gain = sum(bool(each.later) for each in open_ones) / max(1, len(open_ones))
     first, either = (fit(rows_of(examples), marks(examples, name)) for name in MEANINGS)
-    return Calibration(first=first, either=either, gain=gain, stages=stages)
+    return Calibration(first=first, either=either, gain=gain)
 
 
 def rows_of(examples: Sequence[Example]) -> NDArray[np.float64]:

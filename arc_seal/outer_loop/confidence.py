@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,6 @@ class Calibration(Settings):
     first: tuple[float, ...] = Field(min_length=len(FEATURES), max_length=len(FEATURES))  # attempt 1 is right
     either: tuple[float, ...] = Field(min_length=len(FEATURES), max_length=len(FEATURES))  # one of the two is
     gain: float = Field(ge=0, le=1)  # share of the queries without a right attempt that have one after another stage
-    stages: tuple[Annotated[int, Field(ge=0)], ...]  # tokens after which `solve` asks it by default
 
     @classmethod
     def load(cls, path: Path) -> "Calibration":

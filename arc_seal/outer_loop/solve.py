@@ -35,6 +35,10 @@ from arc_seal.self_edit.edit import SelfEdit, canonical
 from arc_seal.settings import shortened
 
 
+EARLY, DOUBLED = (8000, 30000), 6
+"""With a deadline: tokens of the first stages, and how often those of the last are doubled while there is time."""
+
+
 class SolveSettings(RolloutSettings):
     """How to solve a task: conf/solve.yaml; each setting is described there."""
 
@@ -65,12 +69,13 @@ class SolveSettings(RolloutSettings):
     @property
     def budgets(self) -> tuple[int | None, ...]:
         """Tokens that are read in all after each stage; None, the last, for as many as there are, or where none are."""
-        most, stages = self.ttt.token_budget, self.stages
+        most, stages, further = self.ttt.token_budget, self.stages, ()
         if self.select != "all" or not self.train:
             return (None,)
-        if stages is None:
-            stages = self.calibration.stages if self.calibration is not None else ()
-        return (*(tokens for tokens in stages if most is None or tokens < most), most)
+        if self.deadline_s is not None:
+            stages = EARLY if stages is None else stages
+            further = () if most is None else tuple(most * 2**doubled for doubled in range(1, DOUBLED + 1))
+        return (*(tokens for tokens in stages or () if most is None or tokens < most), most, *further)
 
     @property
     def rollouts(self) -> int:
@@ -216,6 +221,8 @@ class Solving:
         read = max((_or_all(rollout.token_budget) for rollout in self.rollouts), default=-1)
         edits = [rollout.self_edit for rollout in self.rollouts if rollout.self_edit is not None]
         wanted = max((_or_all(edit.training.tokens) for edit in edits), default=math.inf)
+        if self._stages and not any(rollout.result for rollout in self._stages[-1]):  # more would fail alike
+            wanted = min(wanted, _or_all(self._settings.ttt.token_budget))
         return tuple(tokens for tokens in self._settings.budgets if read < min(_or_all(tokens), wanted))
 
     @property

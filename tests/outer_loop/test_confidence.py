@@ -21,7 +21,7 @@ SANE = {"constant": 1.0, "score": 0.5, "share": 1.0, "margin": 0.2}
 
 def calibration(first: dict[str, float] = SANE, either: dict[str, float] | None = None) -> Calibration:
     either = {**first, "constant": first["constant"] + 1} if either is None else either
-    return Calibration(first=tuple(first.values()), either=tuple(either.values()), gain=0.1, stages=(8,))
+    return Calibration(first=tuple(first.values()), either=tuple(either.values()), gain=0.1)
 
 
 def result(*scores: float, tokens: int = 1000) -> Result:
@@ -68,7 +68,7 @@ def test_what_is_kept_is_read(tmp_path: Path) -> None:
 )
 def test_it_is_a_probability(scores: list[float], weights: list[float], tokens: int) -> None:
     half = len(FEATURES)
-    given_weights = Calibration(first=tuple(weights[:half]), either=tuple(weights[half:]), gain=1.0, stages=())
+    given_weights = Calibration(first=tuple(weights[:half]), either=tuple(weights[half:]), gain=1.0)
     made = [result(*scores, tokens=tokens)]
     (judged,) = given_weights.judged(made[-1].attempts, made)
     chances = [each.confidence for each in judged if each.confidence is not None]

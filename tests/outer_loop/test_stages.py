@@ -113,7 +113,7 @@ def calibrated(
     """Settings with a model that is the surer, the more tokens were read in training, where that is the score."""
     found = {"constant": constant + 10 * a_digit_of_tokens, "score": a_digit_of_tokens}
     weights = [found.get(name, 0.0) for name in FEATURES]
-    (folder / CALIBRATION).write_text(json.dumps({"first": weights, "either": weights, "gain": 0.25, "stages": [4000]}))
+    (folder / CALIBRATION).write_text(json.dumps({"first": weights, "either": weights, "gain": 0.25}))
     values = {"confidence": 0.9, "model": {"name": "scripted", "location": str(folder)}}
     return staged(*budgets, **{**values, **settings})
 
@@ -167,13 +167,19 @@ def test_each_stage_trains_on_more_under_the_same_self_edit_with_another_seed() 
     assert Solved.model_validate_json(solved.model_dump_json()) == solved
 
 
-def test_the_stages_end_where_no_more_tokens_may_be_read(tmp_path: Path) -> None:
+def test_the_stages_end_where_no_more_tokens_may_be_read() -> None:
     assert staged(4000, 16000, settings=changed(SETTINGS, select="held_out")).budgets == (None,)
     assert staged(4000, 16000, settings=changed(SETTINGS, train=False)).budgets == (None,)
     assert changed(staged(3000), stages=STAGES).budgets == (0, 3000)
     assert changed(SETTINGS, stages=STAGES).budgets == (*STAGES, None) and SETTINGS.ttt.token_budget is None
     assert staged(16000).budgets == (16000,) and changed(staged(16000), stages=None).budgets == (16000,)
-    assert changed(calibrated(tmp_path, 0.0, 0.0, (16000,)), stages=None).budgets == (4000, 16000)
+
+
+def test_with_a_deadline_there_are_early_stages_and_further_ones() -> None:
+    settings = changed(staged(16000), stages=None, deadline_s=5.0)
+    assert settings.budgets[:4] == (8000, 16000, 32000, 64000) and settings.budgets[-1] == 64 * 16000
+    assert changed(settings, stages=(0,)).budgets[:3] == (0, 16000, 32000)
+    assert changed(SETTINGS, stages=None, deadline_s=5.0).budgets == (8000, 30000, None)
 
 
 def test_a_self_edit_that_wants_fewer_tokens_has_no_stage_beyond_them() -> None:
@@ -368,7 +374,7 @@ def test_a_task_without_more_examples_is_reckoned_by_those_it_has(executor: Trai
     """Its next stage takes a second, not the 40 s of its budget: it is done within the time, and in whole."""
     executor.most = 1000
     solved = solve(executor, staged(0, 4000, 40000, deadline_s=10.0))
-    assert (budgets(solved), solved.open) == ([0, 4000, 40000], False)
+    assert (budgets(solved)[:5], solved.open) == ([0, 4000, 40000, 80000, 160000], True)  # and then further ones
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -57,10 +57,7 @@ def main() -> None:
     arguments = parser.parse_args()
     kept = [each for folder in arguments.runs for each in read_folder(folder).kept]
     examples = [example for each in kept for example in examples_of(each)]
-    if arguments.by is not None:
-        calibration = Calibration.load(arguments.by)
-    else:
-        calibration = calibration_of(examples)
+    calibration = Calibration.load(arguments.by) if arguments.by is not None else calibration_of(examples)
     rows, parts = rows_of(examples), np.array([part(each.task) for each in examples])
     for name, meaning in MEANINGS.items():
         right = marks(examples, name)

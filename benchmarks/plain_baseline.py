@@ -50,6 +50,7 @@ from arc_seal.arc.grid import COLOURS, MAX_SIDE, Grid
 from arc_seal.arc.task import Demonstration
 from arc_seal.errors import GridError, OverBudget
 from arc_seal.inner_loop.job import AdaptJob, Candidate, Report, Result, TrainingRecord, vote
+from arc_seal.inner_loop.lora import adapted_modules
 from arc_seal.models.generate import model_positions
 from arc_seal.models.model import Model
 from arc_seal.models.prompt import END, ROW_END, Encoded, demonstrations_prompt, query_prompt
@@ -221,7 +222,7 @@ def _adapter(network: PreTrainedModel, job: AdaptJob, edit: SelfEdit) -> Iterato
     config = LoraConfig(
         r=rank,
         lora_alpha=job.training.lora_alpha or rank,  # type: ignore[arg-type]  # peft takes parts of one, too
-        target_modules=job.training.lora_modules,
+        target_modules=adapted_modules(network, job.training),
         task_type="CAUSAL_LM",
     )
     with _quiet():

@@ -33,6 +33,7 @@ from arc_seal.inner_loop.job import (
     vote,
 )
 from arc_seal.inner_loop.lora import (
+    adapted_modules,
     adapter_bytes,
     fresh_weights,
     merged,
@@ -123,10 +124,8 @@ def _adapted(
                 stack.enter_context(unfrozen(model))
             else:
                 rank, alpha = edit.training.lora_rank, training.lora_alpha or float(edit.training.lora_rank)
-                begin = job.begin.weights if job.begin is not None else None
-                stack.enter_context(
-                    with_fresh_adapter(model, rank, alpha, job.seed, training.lora_modules, kept, begin)
-                )
+                begin, modules = job.begin.weights if job.begin else None, adapted_modules(model.network, training)
+                stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, modules, kept, begin))
             examples, skipped = training_set(job, edit, toolbox, model)
             record = train(
                 model, examples, edit.training, training, job.seed, report,

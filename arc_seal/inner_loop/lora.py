@@ -4,8 +4,9 @@ peft's layer is made to do less work for the same sums, in training and in predi
 """
 
 import json
+import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -19,8 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers import PreTrainedModel
 
 from arc_seal.errors import InputError, one_line
+from arc_seal.inner_loop.job import TrainingSettings
 from arc_seal.models.model import Model
 from arc_seal.settings import LONGEST_FOUND, Settings, first_fault, shortened
 
@@ -48,14 +51,15 @@ def with_fresh_adapter(
     rank: int,
     alpha: float,
     seed: int,
-    modules: str = "all-linear",
+    modules: str | Sequence[str] = "all-linear",
     frozen: Path | None = None,
     begin: bytes | None = None,
 ) -> Iterator[PeftModel]:
     """A fresh adapter on linear layers, never the output layer, for as long as the context lasts.
 
     Inside, `model.network` computes with the adapter, the only weights that train; afterwards it is bit for bit what it
-    was. LoRA (arXiv 2106.09685) scales the update by alpha / rank. `modules`: `all-linear`, or a pattern of full names.
+    was. LoRA (arXiv 2106.09685) scales the update by alpha / rank. `modules`: `all-linear`, a pattern of full names, or
+    the names (`adapted_modules`).
     The adapter in the folder `frozen` is active besides and not trained; InputError where there is none for this model.
     `begin` are the weights to begin with, of an adapter like this one (`adapter_bytes`), in the place of random ones.
     """
@@ -67,6 +71,24 @@ def with_fresh_adapter(
                     for part, weight in zip("AB", parts, strict=True):
                         weight.copy_(kept[f"{name}.{part}"])
         yield adapted
+
+
+def adapted_modules(network: PreTrainedModel, training: TrainingSettings) -> str | list[str]:
+    """Which layers `training` has the adapter on, for `with_fresh_adapter`; InputError where there are none.
+
+    Nothing below the first of them needs a gradient.
+    """
+    pattern, last = training.lora_modules, training.lora_layers
+    if last is None and pattern == "all-linear":
+        return pattern
+    blocks = [network] if last is None else cast(nn.ModuleList, network.get_decoder().layers)[-last:]
+    inside = {id(layer) for block in blocks for layer in block.modules()}
+    named = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear) and id(layer) in inside]
+    names = named if pattern == "all-linear" else [name for name in named if re.fullmatch(pattern, name)]
+    if not names:
+        expected = f"a pattern of full names, such as {named[0]}" if named else "a network with linear layers"
+        raise InputError("ttt.lora_modules", "", expected, pattern)
+    return names
 
 
 def fresh_weights(network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
@@ -193,10 +215,11 @@ def is_cheaper_merged(weight: Tensor, rank: int, tokens: int) -> bool:
     return merged < apart and weight.dtype == torch.float32
 
 
-def _config(rank: int, alpha: float, modules: str = "all-linear", **others: Any) -> LoraConfig:
+def _config(rank: int, alpha: float, modules: str | Sequence[str] = "all-linear", **others: Any) -> LoraConfig:
     """The one kind of adapter that there is here; `revision` is peft's word for which base weights it goes with."""
     others |= {"lora_alpha": alpha}  # not always a whole number, whatever peft's types say
-    config = LoraConfig(r=rank, lora_dropout=0.0, target_modules=modules, task_type="CAUSAL_LM", **others)
+    target = modules if isinstance(modules, str) else [*modules]
+    config = LoraConfig(r=rank, lora_dropout=0.0, target_modules=target, task_type="CAUSAL_LM", **others)
     config._register_custom_module({nn.Linear: MergingLinear})  # documented for layers of one's own
     return config
 

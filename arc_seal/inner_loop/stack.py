@@ -43,6 +43,7 @@ from arc_seal.inner_loop.job import (
     TrainingRecord,
     vote,
 )
+from arc_seal.inner_loop.lora import adapted_modules
 from arc_seal.inner_loop.predict import NOT_FINITE, Decoded, decode, score
 from arc_seal.inner_loop.stacked_adapters import Adapter, AdapterRows, fresh_adapter, merge, with_adapters
 from arc_seal.inner_loop.train import Plan, make_plan, target_states
@@ -185,7 +186,8 @@ class Stack:
         training, settings = made.self_edit.training, made.job.training
         alpha = settings.lora_alpha or float(training.lora_rank)
         begin = made.job.begin.weights if made.job.begin is not None else None
-        adapter = fresh_adapter(self._model, training.lora_rank, alpha, made.job.seed, settings.lora_modules, begin)
+        modules = adapted_modules(self._model.network, settings)
+        adapter = fresh_adapter(self._model, training.lora_rank, alpha, made.job.seed, modules, begin)
         self._rows.add(adapter)
         self._training.append(_Member(key, made, report))
 

@@ -50,7 +50,7 @@ class LayerAdapters(NamedTuple):
 
 
 def fresh_adapter(
-    model: Model, rank: int, alpha: float, seed: int, modules: str, begin: bytes | None = None
+    model: Model, rank: int, alpha: float, seed: int, modules: str | Sequence[str], begin: bytes | None = None
 ) -> Adapter:
     """The adapter that `lora.with_fresh_adapter` has at first."""
     with with_fresh_adapter(model, rank, alpha, seed, modules, begin=begin):

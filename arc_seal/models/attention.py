@@ -31,7 +31,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     """
     weights = query.shape[:2].numel() * query.shape[2] ** 2 / 2
     is_causal = mask is None and query.shape[2] == key.shape[2]
-    if is_causal and query.requires_grad and query.device.type == "cpu" and weights <= MOST_WEIGHTS:
+    # Below the first layer that is trained nothing requires a gradient.
+    if is_causal and torch.is_grad_enabled() and query.device.type == "cpu" and weights <= MOST_WEIGHTS:
         flat = [lowered(each).flatten(0, 1) for each in (query, key, value)]
         with torch.autocast("cpu", enabled=False):
             mixed: Tensor = CausalAttention.apply(*flat)  # type: ignore[no-untyped-call]

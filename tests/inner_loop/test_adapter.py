@@ -1,17 +1,21 @@
 """The adapter: there while it is needed, gone without a trace after."""
 
 import random
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from arc_seal.inner_loop.lora import with_fresh_adapter
+from arc_seal.errors import InputError
+from arc_seal.inner_loop.job import TrainingSettings
+from arc_seal.inner_loop.lora import adapted_modules, fresh_weights, with_fresh_adapter
 from arc_seal.models.model import Model
 from tests.inner_loop.builders import copying_task, examples_of, learn
-from tests.models.builders import MODELS
+from tests.models.builders import MODELS, grid_model
 
 
 @pytest.fixture(params=MODELS)
@@ -113,3 +117,27 @@ def test_other_generators_are_left_alone(model: Model) -> None:
     with with_fresh_adapter(model, 8, 8.0, seed=0):
         learn(model, examples_of(model, [copying_task()]))
     assert states() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"lora_layers": 1}, lambda name: ".layers.1." in name),
+        ({"lora_layers": 1, "lora_modules": r".*[qk]_proj"}, lambda name: re.search(r"layers\.1.*[qk]_proj", name)),
+        ({"lora_layers": 9}, lambda name: ".layers." in name),
+        ({"lora_modules": r".*[qk]_proj"}, lambda name: re.search("[qk]_proj", name)),
+    ],
+)
+def test_an_adapter_is_on_the_last_blocks(settings: dict[str, Any], expected: Callable[[str], Any]) -> None:
+    model = grid_model()
+    layers = [name for name, layer in model.network.named_modules() if isinstance(layer, torch.nn.Linear)]
+    wanted = [name for name in layers if expected(name) and "lm_head" not in name]
+    names = adapted_modules(model.network, TrainingSettings(**settings))
+    assert names == wanted and wanted
+    with with_fresh_adapter(model, 4, 4.0, 0, names):
+        assert [*fresh_weights(model.network)] == wanted
+
+
+def test_a_pattern_that_fits_nothing_is_bad_input() -> None:
+    with pytest.raises(InputError, match=r"^ttt.lora_modules: expected a pattern of full names, such as .*, found x$"):
+        adapted_modules(grid_model().network, TrainingSettings(lora_modules="x"))

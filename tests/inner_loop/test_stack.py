@@ -228,7 +228,10 @@ def test_each_hears_of_its_own_updates() -> None:
 
 def test_adapters_may_be_on_other_layers() -> None:
     model = grid_model()
-    some = replace(different(1), training=TrainingSettings(lora_modules=r".*q_proj|.*down_proj", precision="float32"))
+    some = replace(
+        different(1),
+        training=TrainingSettings(lora_modules=r".*q_proj|.*down_proj", lora_layers=1, precision="float32"),
+    )
     jobs = [some, different(2)]
     for one, found in zip(jobs, side_by_side(model, jobs), strict=True):
         assert_same(found, adapt(one, model, ignore))

@@ -55,6 +55,7 @@ class Display:
     _began_s: float = 0.0
     _line: str = ""
     _clock_runs: bool = False
+    _until_s: float | None = None  # what the clock says at the deadline
     _below: str = ""  # a second line on the terminal
 
     def __post_init__(self) -> None:
@@ -112,7 +113,10 @@ class Display:
         parts = [f"{step}/{plural(total, self._unit) if self._unit else total}"] if total else []
         parts += measures
         self._clock_runs = not (made > 0 and left > 0)  # there is nothing better to tell the time by
-        parts += [] if self._clock_runs else [f"{at_most}{duration(spent_s / made * left)} left"]
+        if self._until_s is not None:
+            parts.append(f"{duration(max(0.0, self._until_s - self.clock()))} until the deadline")
+        elif not self._clock_runs:
+            parts.append(f"{at_most}{duration(spent_s / made * left)} left")
         due: bool | None = None
         if left <= 0:
             due = False  # the line that stays says it
@@ -141,7 +145,7 @@ class Display:
                 parts = [steps] if self._unit is None or (self._unit and self._step) else []
                 parts += [*self._measures, duration(self.clock() - self._began_s)]
                 self.keep(Text(f"{self._stage}: {', '.join(parts)}"))
-            self._stage, self._measures, self._clock_runs = "", (), False
+            self._stage, self._measures, self._clock_runs, self._until_s = "", (), False, None
 
     __exit__ = close
 

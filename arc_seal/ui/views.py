@@ -144,6 +144,7 @@ class RunView(Display):
     """Shows a long run: what it works on, a line a task, and how far it is. It may be called from several threads."""
 
     _counts: Counter[str] = field(default_factory=Counter)
+    _foreseen: str = ""  # how many are probably solved
     _loading: int = 0
     _made: dict[str, dict[int, Rollout]] = field(default_factory=dict)
     _tried: Counter[SelfEdit] = field(default_factory=Counter)
@@ -229,7 +230,8 @@ class RunView(Display):
     def _count(self, more: int) -> None:
         counts = [f"{count} {name}" for name, count in self._counts.items() if count]
         loading = ["loading the model"] if self._loading else []
-        self.show_stage(self._step + more, self._total, [*counts, *loading])
+        foreseen = [self._foreseen] if self._foreseen else []
+        self.show_stage(self._step + more, self._total, [*counts, *foreseen, *loading])
 
     def _compare(self, rollout: Rollout) -> None:
         """Note which self-edit has solved most so far, where there is a choice."""
@@ -301,19 +303,11 @@ class SweepView(RunView):
     def foreseen(self, chances: Sequence[float | None], left_s: float) -> None:
         """Show how many tasks are probably solved so far, of those whose chance is known, and how much time is left."""
         known = [chance for chance in chances if chance is not None]
-        solved = [f"about {sum(known):.0f} solved so far"] if known else []
         with self._lock:
-            self._below = ", ".join([*solved, f"{duration(max(0.0, left_s))} until the deadline"])
+            self._foreseen = f"probably {sum(known):.0f} solved in all" if known else ""
+            self._until_s = self.clock() + left_s
             if self._stage:
                 self._count(0)
-
-    def close(self, *_: object) -> None:
-        """End the stage; what was foreseen goes with it."""
-        with self._lock:
-            self._below = ""
-            super().close()
-
-    __exit__ = close
 
     def sum_up(self, runs: Sequence[Run], folder: Path) -> None:
         """Say what all came to, where the answers are and what to type to look at them."""

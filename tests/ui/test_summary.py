@@ -94,16 +94,15 @@ def test_a_task_whose_time_was_up_says_so() -> None:
 @pytest.mark.parametrize(
     ("chances", "said"),
     [
-        ([0.9, None, 0.7], "about 2 solved so far, 1:05 until the deadline"),
-        ([None, None], "1:05 until the deadline"),
+        ([0.9, None, 0.7], "tasks: 0/3, probably 2 solved in all, 1:05 until the deadline"),
+        ([None, None], "tasks: 0/3, 1:05 until the deadline"),
     ],
 )
-def test_what_is_foreseen_stands_below_and_goes_with_the_stage(chances: list[float | None], said: str) -> None:
+def test_what_is_foreseen_is_shown_with_the_stage(chances: list[float | None], said: str) -> None:
     console = colour_console(120)
     view = SweepView(console, clock=Clock(), total=3, width=18)
     view.stage("tasks", 0, 3)
     view.foreseen(chances, 65.0)
-    assert view._below == said
+    assert view._line == said
     view.close()
-    assert view._below == ""
     view.foreseen(chances, -1.0)  # without a stage nothing is counted

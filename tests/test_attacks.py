@@ -287,14 +287,6 @@ def test_a_misspelt_option_is_refused_and_the_nearest_named(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (
-            ["stages=[0,100]", "select=held_out"],
-            "stages: expected select=all and train=true, or stages=null, found select=held_out",
-        ),
-        (
-            ["stages=[100]", "train=false"],
-            "stages: expected select=all and train=true, or stages=null, found train=false",
-        ),
         (["stages=[0,100,100]"], "stages: expected numbers of tokens that rise, 0 or more, found [0, 100, 100]"),
         (["stages=[-1,100]"], "stages: expected numbers of tokens that rise, 0 or more, found [-1, 100]"),
         (

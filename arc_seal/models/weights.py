@@ -40,7 +40,9 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class GridSource(FileSource):
-    """A grid model."""
+    """A grid model; adapters are on the last `lora_layers` blocks by default, None for all."""
+
+    lora_layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from arc_seal.sandbox.worker import Executor
 from arc_seal.self_edit.edit import SelfEdit, canonical
 from arc_seal.settings import shortened
 
-EARLY, DOUBLED = (8000, 30000), 6
+EARLY, DOUBLED = (8000, 30000), 2
 """With a deadline: tokens of the first stages, and how often those of the last are doubled while there is time."""
 
 

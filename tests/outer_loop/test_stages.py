@@ -177,8 +177,8 @@ def test_the_stages_end_where_no_more_tokens_may_be_read() -> None:
 
 def test_with_a_deadline_there_are_early_stages_and_further_ones() -> None:
     settings = changed(staged(16000), stages=None, deadline_s=5.0)
-    assert settings.budgets[:4] == (8000, 16000, 32000, 64000) and settings.budgets[-1] == 64 * 16000
-    assert changed(settings, stages=(0,)).budgets[:3] == (0, 16000, 32000)
+    assert settings.budgets == (8000, 16000, 32000, 64000)
+    assert changed(settings, stages=(0,)).budgets == (0, 16000, 32000, 64000)
     assert changed(SETTINGS, stages=None, deadline_s=5.0).budgets == (8000, 30000, None)
 
 
@@ -374,7 +374,7 @@ def test_a_task_without_more_examples_is_reckoned_by_those_it_has(executor: Trai
     """Its next stage takes a second, not the 40 s of its budget: it is done within the time, and in whole."""
     executor.most = 1000
     solved = solve(executor, staged(0, 4000, 40000, deadline_s=10.0))
-    assert (budgets(solved)[:5], solved.open) == ([0, 4000, 40000, 80000, 160000], True)  # and then further ones
+    assert (budgets(solved), solved.open) == ([0, 4000, 40000, 80000, 160000], False)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

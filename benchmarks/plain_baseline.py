@@ -165,7 +165,7 @@ def _train(job: AdaptJob, edit: SelfEdit, model: Model, folder: Path, choices: C
         raise OverBudget(f"no training example fits into {job.training.max_tokens} tokens")
     longest = max(len(example.ids) for example in examples)
     counts = _Counts()
-    with _adapter(model, job, edit) as adapted:
+    with _adapter(model.network, job, edit) as adapted:
         trainer = Trainer(
             model=adapted,
             args=_arguments(job, edit, model.network, folder),
@@ -216,14 +216,13 @@ def _encode(model: Model, context: tuple[Demonstration, ...], target_all: bool) 
 
 
 @contextmanager
-def _adapter(model: Model, job: AdaptJob, edit: SelfEdit) -> Iterator[PeftModel]:
+def _adapter(network: PreTrainedModel, job: AdaptJob, edit: SelfEdit) -> Iterator[PeftModel]:
     """A fresh adapter on the network; taken off again at the end."""
-    network = model.network
     rank = edit.training.lora_rank
     config = LoraConfig(
         r=rank,
         lora_alpha=job.training.lora_alpha or rank,  # type: ignore[arg-type]  # peft takes parts of one, too
-        target_modules=adapted_modules(model, job.training),
+        target_modules=adapted_modules(network, job.training),
         task_type="CAUSAL_LM",
     )
     with _quiet():

@@ -42,7 +42,7 @@ def read(tmp_path: Path, *argv: str) -> SolveConfig:
 def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
     config = read(tmp_path, "a.json")
     assert (config.task, config.seed, config.samples, config.temperature) == ("a.json", 0, 1, 0.8)
-    assert config.ttt == TrainingSettings(token_budget=120_000, lora_layers="model")
+    assert config.ttt == TrainingSettings(token_budget=120_000)
     assert config.decode == DecodeSettings(score=True)
     assert config.model["name"] == "grid"
     assert config.executor["_target_"] == "arc_seal.sandbox.process.ProcessExecutor.from_settings"
@@ -58,13 +58,11 @@ def test_a_model_brings_its_self_edit_along_and_the_command_line_has_the_last_wo
     assert read(tmp_path, "a.json", "model=smollm2", "self_edit=fixed").self_edit.by_hand == fixed
 
 
-def test_the_grid_model_alone_brings_scores_and_the_last_blocks_along(tmp_path: Path) -> None:
+def test_the_grid_model_alone_brings_scores_along(tmp_path: Path) -> None:
     assert read(tmp_path, "a.json").decode.score
     assert not read(tmp_path, "a.json", "decode=default").decode.score
     assert not read(tmp_path, "a.json", "decode.score=false").decode.score
     assert not read(tmp_path, "a.json", "model=smollm2").decode.score
-    assert read(tmp_path, "a.json").model["lora_layers"] == 3
-    assert "lora_layers" not in read(tmp_path, "a.json", "model=smollm2").model
 
 
 def test_settings_reach_their_fields(tmp_path: Path) -> None:
@@ -73,7 +71,7 @@ def test_settings_reach_their_fields(tmp_path: Path) -> None:
         "toolbox=[more]", "executor=inline", 'self_edit.json={"tools": [], "x": "a, b"}',
     )  # fmt: skip
     assert (config.seed, config.samples, config.train) == (3, 5, False)
-    assert config.ttt == TrainingSettings(lora_alpha=16.0, token_budget=120_000, lora_layers="model")
+    assert config.ttt == TrainingSettings(lora_alpha=16.0, token_budget=120_000)
     assert config.decode == DecodeSettings(views=4, score=True)
     assert config.toolbox_folders[1:] == (str(Path("more").absolute()),)
     assert config.self_edit.by_hand == '{"tools": [], "x": "a, b"}'

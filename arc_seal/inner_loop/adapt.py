@@ -124,7 +124,7 @@ def _adapted(
                 stack.enter_context(unfrozen(model))
             else:
                 rank, alpha = edit.training.lora_rank, training.lora_alpha or float(edit.training.lora_rank)
-                begin, modules = job.begin.weights if job.begin else None, adapted_modules(model, training)
+                begin, modules = job.begin.weights if job.begin else None, adapted_modules(model.network, training)
                 stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, modules, kept, begin))
             examples, skipped = training_set(job, edit, toolbox, model)
             record = train(

@@ -51,7 +51,7 @@ class TrainingSettings(Settings):
     targets: Literal["all", "last"] = "all"
     method: Literal["lora", "full"] = "lora"
     lora_modules: str = Field(default="all-linear", min_length=1)
-    lora_layers: Literal["model", "all"] | Annotated[int, Field(ge=1)] = "all"
+    lora_layers: int | None = Field(default=None, ge=1)
     lora_alpha: float | None = Field(default=None, gt=0)
     warmup_share: float = Field(default=0.1, ge=0, le=1)
     max_gradient_norm: float = Field(default=1.0, gt=0)

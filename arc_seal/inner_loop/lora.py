@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers import PreTrainedModel
 
 from arc_seal.errors import InputError, one_line
 from arc_seal.inner_loop.job import TrainingSettings
@@ -72,16 +73,15 @@ def with_fresh_adapter(
         yield adapted
 
 
-def adapted_modules(model: Model, training: TrainingSettings) -> str | list[str]:
+def adapted_modules(network: PreTrainedModel, training: TrainingSettings) -> str | list[str]:
     """Which layers `training` has the adapter on, for `with_fresh_adapter`; InputError where there are none.
 
     Nothing below the first of them needs a gradient.
     """
-    network, pattern, last = model.network, training.lora_modules, training.lora_layers
-    last = model.lora_layers or "all" if last == "model" else last
-    if last == "all" and pattern == "all-linear":
+    pattern, last = training.lora_modules, training.lora_layers
+    if last is None and pattern == "all-linear":
         return pattern
-    blocks = [network] if last == "all" else cast(nn.ModuleList, network.get_decoder().layers)[-last:]
+    blocks = [network] if last is None else cast(nn.ModuleList, network.get_decoder().layers)[-last:]
     inside = {id(layer) for block in blocks for layer in block.modules()}
     named = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear) and id(layer) in inside]
     names = named if pattern == "all-linear" else [name for name in named if re.fullmatch(pattern, name)]

@@ -186,7 +186,7 @@ class Stack:
         training, settings = made.self_edit.training, made.job.training
         alpha = settings.lora_alpha or float(training.lora_rank)
         begin = made.job.begin.weights if made.job.begin is not None else None
-        modules = adapted_modules(self._model, settings)
+        modules = adapted_modules(self._model.network, settings)
         adapter = fresh_adapter(self._model, training.lora_rank, alpha, made.job.seed, modules, begin)
         self._rows.add(adapter)
         self._training.append(_Member(key, made, report))

@@ -36,17 +36,15 @@ ALIGNED = 64
 class Model:
     """A language model in memory, chat model or grid model. Its weights are frozen: only an adapter is ever trained.
 
-    Its network is a causal one, on its device, that passes `check_output_layer`; `name` is what results call it,
-    `weights` the `models.weights.fingerprint` of its files, if it has any, and `lora_layers` how many blocks, the last
-    ones, adapters are on by default, None for all.
+    Its network is a causal one, on its device, that passes `check_output_layer`; `name` is what results call it, and
+    `weights` the `models.weights.fingerprint` of its files, if it has any.
     """
 
     def __init__(
         self, name: str, network: PreTrainedModel, codec: Codec, tokenizer: PreTrainedTokenizerFast,
-        weights: str | None = None, lora_layers: int | None = None,
+        weights: str | None = None,
     ) -> None:  # fmt: skip
         self.name, self.network, self.codec, self.tokenizer, self.weights = name, network, codec, tokenizer, weights
-        self.lora_layers = lora_layers
         self._vocabulary = int(network.get_output_embeddings().weight.shape[0])  # number of logits that it has
         torch.nn.Module.eval(network).requires_grad_(False)
         check_output_layer(network, torch.tensor(codec.symbols, device=network.device))
@@ -128,13 +126,10 @@ def load(source: ModelSource) -> Model:
         for key, expected in (("model_type", GridConfig.model_type), ("vocab_size", VOCABULARY)):
             if (found := getattr(network.config, key)) != expected:
                 raise ModelError(source.location, "config.json", f"{key} {expected}", str(found))
-        if not (source.lora_layers is None or (isinstance(source.lora_layers, int) and source.lora_layers > 0)):
-            raise ModelError("model.lora_layers", "", "a number of blocks, or null", repr(source.lora_layers))
     align(torch.nn.Module.to(network, device))
     with reading(source.location):  # a file that can be read may still make no model
         codec: Codec = ChatCodec(tokenizer, source.system) if isinstance(source, ChatSource) else GridCodec()
-        layers = source.lora_layers if isinstance(source, GridSource) else None
-        return Model(source.name, network, codec, tokenizer, fingerprint(source.location), layers)
+        return Model(source.name, network, codec, tokenizer, fingerprint(source.location))
 
 
 def grid_tokenizer() -> PreTrainedTokenizerFast:

@@ -40,9 +40,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class GridSource(FileSource):
-    """A grid model; adapters are on the last `lora_layers` blocks by default, None for all."""
-
-    lora_layers: int | None = None
+    """A grid model."""
 
 
 @dataclass(frozen=True, slots=True)

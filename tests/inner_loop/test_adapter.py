@@ -132,7 +132,7 @@ def test_an_adapter_is_on_the_last_blocks(settings: dict[str, Any], expected: Ca
     model = grid_model()
     layers = [name for name, layer in model.network.named_modules() if isinstance(layer, torch.nn.Linear)]
     wanted = [name for name in layers if expected(name) and "lm_head" not in name]
-    names = adapted_modules(model, TrainingSettings(**settings))
+    names = adapted_modules(model.network, TrainingSettings(**settings))
     assert names == wanted and wanted
     with with_fresh_adapter(model, 4, 4.0, 0, names):
         assert [*fresh_weights(model.network)] == wanted
@@ -140,13 +140,4 @@ def test_an_adapter_is_on_the_last_blocks(settings: dict[str, Any], expected: Ca
 
 def test_a_pattern_that_fits_nothing_is_bad_input() -> None:
     with pytest.raises(InputError, match=r"^ttt.lora_modules: expected a pattern of full names, such as .*, found x$"):
-        adapted_modules(grid_model(), TrainingSettings(lora_modules="x"))
-
-
-def test_a_model_says_how_many_unless_the_settings_do() -> None:
-    model = grid_model()
-    assert adapted_modules(model, TrainingSettings(lora_layers="model")) == "all-linear"
-    model.lora_layers = 1
-    last = adapted_modules(model, TrainingSettings(lora_layers="model"))
-    assert last == adapted_modules(model, TrainingSettings(lora_layers=1)) and last != "all-linear"
-    assert adapted_modules(model, TrainingSettings(lora_layers="all")) == "all-linear"
+        adapted_modules(grid_model().network, TrainingSettings(lora_modules="x"))

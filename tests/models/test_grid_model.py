@@ -83,7 +83,7 @@ def test_configuration_names_the_weights_that_come_with_the_package() -> None:
     settings = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / "grid.yaml"))
     assert isinstance(settings, dict)
     source = make({str(name): value for name, value in settings.items() if name != "defaults"})
-    assert source == GridSource("grid", "package:arc_seal/weights/grid", lora_layers=3)
+    assert source == GridSource("grid", "package:arc_seal/weights/grid")
     assert resolve("package:arc_seal/weights/grid") == str(weights_dir() / "grid")
 
 

@@ -1,8 +1,9 @@
 """How sure attempts are: fits the calibration of a model on runs of `solve` in stages, and measures it.
 
-    python -m arc_seal.solve -m arcagi1/dev seed=0,1 'stages=[8000,30000,60000]' confidence=null \
-        executor.workers=2 executor.threads=1 hydra.sweep.dir=runs/stages
+    python -m arc_seal.solve -m arcagi1/dev seed=0,1 'stages=[8000,30000]' ttt.token_budget=60000 \
+        confidence=null executor.workers=2 executor.threads=1 hydra.sweep.dir=runs/stages
     python benchmarks/calibrate.py runs/stages --out arc_seal/weights/grid/calibration.json
+    python benchmarks/calibrate.py runs/others --by arc_seal/weights/grid/calibration.json    # on tasks it was not made on
 
 Every stage of a task counts as if it were its last.
 Brier score (mean square of confidence minus what came of it, 0 to

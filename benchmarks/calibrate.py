@@ -3,12 +3,11 @@
     python -m arc_seal.solve -m arcagi1/dev seed=0,1 'stages=[8000,30000]' ttt.token_budget=60000 \
         confidence=null executor.workers=2 executor.threads=1 hydra.sweep.dir=runs/stages
     python benchmarks/calibrate.py runs/stages --out arc_seal/weights/grid/calibration.json
-    python benchmarks/calibrate.py runs/others --by arc_seal/weights/grid/calibration.json    # on tasks it was not made on
+    python benchmarks/calibrate.py runs/others --by arc_seal/weights/grid/calibration.json    # others
 
-Every stage of a task counts as if it were its last.
-Brier score (mean square of confidence minus what came of it, 0 to
-1) and the reliability table are by cross-validation in ten parts, no task in two of them. A manifest beside the file is
-written anew.
+Every stage of a task counts as if it were its last. Brier score (mean square of confidence minus what came of it, 0 to
+1) and the reliability table are by cross-validation in ten parts, no task in two of them, unless `--by` is given. A
+manifest beside the file is written anew.
 """
 
 import argparse

@@ -233,8 +233,19 @@ class _Session:
         from arc_seal.ui.run_folder import Run, write_run
         from arc_seal.ui.views import SweepView
 
-        kept_on = Adapters()
-        tasks = [Solving(*each.entry, executor, each.config, self.view, self.before(each), kept_on) for each in items]
+        adapters = Adapters(self.kept / ADAPTERS)
+        tasks = [
+            Solving(
+                *each.entry,
+                executor,
+                each.config,
+                self.view,
+                self.before(each),
+                adapters,
+                str(each.folder.relative_to(self.top)),
+            )
+            for each in items
+        ]
         ends = self.began + min(each.limit_s or math.inf for each in items)
 
         def run_of(number: int) -> Run:
@@ -254,6 +265,7 @@ class _Session:
 
         self.keep({item.number: run_of(number) for number, item in enumerate(items)}, ended=False)
         solve_until(ends, tasks, executor, kept, failed)
+        adapters.remove()  # unless the command is killed before, to go on with them
         for number, item in enumerate(items):
             if item.number not in self.ended:
                 try:
@@ -355,6 +367,10 @@ def _items(jobs: "list[Composed]") -> "tuple[list[_Item | Run], bool, list[str]]
             else:
                 items.append(_Item(len(items), number, entry, config, folder))
     return items, several, list(dict.fromkeys(left_out))
+
+
+ADAPTERS = ".adapters.sqlite"
+"""Where a sweep with a deadline has adapters between stages."""
 
 
 class _Callable(ModuleType):

@@ -186,7 +186,8 @@ class Solving:
         settings: How it is solved.
         view: Told what happens.
         before: What came of its first stages, to go on behind them.
-        adapters: Where its adapters are between stages; those of `before` are not there, and are trained anew.
+        adapters: Where its adapters are between stages, under `owner`; those that are not there are trained anew.
+        owner: What tells it from other tasks there.
 
     Attributes:
         attempts: The best so far at each query, at most two, with their confidence where there is a calibration.
@@ -202,9 +203,10 @@ class Solving:
         view: View,
         before: Solved | None = None,
         adapters: Adapters | None = None,
+        owner: str = "",
     ) -> None:
         self.task, self._solution, self._executor, self._settings = task, solution, executor, settings
-        self._adapters = adapters or Adapters()
+        self._adapters, self._owner = adapters or Adapters(), owner
         self._clock = LoadClock(view, before.seconds.get("load", 0.0) if before is not None else 0.0)
         self._runner = Runner(executor, settings, settings.author, self._clock)
         self._proposed: list[Rollout] | None = None
@@ -264,7 +266,7 @@ class Solving:
             self._stages.append(sorted(made, key=lambda rollout: rollout.sample))
             self._judge()
         if self.done:
-            self._adapters.let_go(id(self))
+            self._adapters.let_go(self._owner)
         self._spent_s += time.monotonic() - start
 
     def load(self) -> None:
@@ -315,7 +317,7 @@ class Solving:
         more = any(_or_all(each) > _or_all(budget) for each in self._settings.budgets)
 
         def tried(sample: int) -> Rollout | None:
-            rollout, own = proposed[sample], (id(self), sample)
+            rollout, own = proposed[sample], (self._owner, sample)
             with turns:
                 if ends is not None and time.monotonic() >= ends:
                     return None

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Protocol
 
 from arc_seal.arc.task import Solution, Task
@@ -261,33 +262,54 @@ def _not_tried(rollout: Rollout, examined: Rollout | None, unexamined: str) -> R
 
 
 class Adapters:
-    """Adapters that tasks go on from, in a file without a name that goes with the process.
+    """Adapters that tasks go on from, on disk: in memory those of some hundred that wait would take gigabytes.
 
-    In memory those of some hundred tasks that wait for their next stage would take gigabytes. Used by several threads.
+    Used by several threads. What cannot be kept or read is trained anew, so no fault of the file is told.
+
+    Args:
+        path: The file, with what is in it; None for one without a name that goes with the process.
     """
 
-    def __init__(self) -> None:
-        self._kept = sqlite3.connect("", check_same_thread=False)  # SQLite's own name for a temporary file
-        self._kept.execute("CREATE TABLE adapter (owner, sample, tokens, weights, PRIMARY KEY (owner, sample))")
-        self._turn = threading.Lock()
+    def __init__(self, path: Path | None = None) -> None:
+        self._path, self._turn = path, threading.Lock()
+        try:
+            self._file = sqlite3.connect("" if path is None else str(path), check_same_thread=False)
+        except sqlite3.Error:
+            self._file = sqlite3.connect("", check_same_thread=False)
+        with suppress(sqlite3.Error):
+            self._file.execute("PRAGMA synchronous = OFF")  # a process that is killed loses nothing by it
+            keys = "owner, sample, tokens, weights, PRIMARY KEY (owner, sample)"
+            self._file.execute(f"CREATE TABLE IF NOT EXISTS adapter ({keys})")
 
-    def keep(self, owner: int, sample: int, adapter: TrainedAdapter) -> None:
+    def keep(self, owner: str, sample: int, adapter: TrainedAdapter) -> None:
         """Keep one in the place of the owner's last for this sample."""
-        with self._turn, self._kept:
+        with suppress(sqlite3.Error), self._turn, self._file:
             row = (owner, sample, adapter.tokens, adapter.weights)
-            self._kept.execute("INSERT OR REPLACE INTO adapter VALUES (?, ?, ?, ?)", row)
+            self._file.execute("INSERT OR REPLACE INTO adapter VALUES (?, ?, ?, ?)", row)
 
-    def get(self, owner: int, sample: int) -> TrainedAdapter | None:
+    def get(self, owner: str, sample: int) -> TrainedAdapter | None:
         """The owner's last for a sample, if there is one."""
-        with self._turn:
+        with suppress(sqlite3.Error), self._turn:
             asked = "SELECT weights, tokens FROM adapter WHERE owner = ? AND sample = ?"
-            found = self._kept.execute(asked, (owner, sample)).fetchone()
-        return None if found is None else TrainedAdapter(*found)
+            if (found := self._file.execute(asked, (owner, sample)).fetchone()) is not None:
+                return TrainedAdapter(*found)
+        return None
 
-    def let_go(self, owner: int) -> None:
+    def let_go(self, owner: str) -> None:
         """Let all of an owner's go."""
-        with self._turn, self._kept:
-            self._kept.execute("DELETE FROM adapter WHERE owner = ?", (owner,))
+        with suppress(sqlite3.Error), self._turn, self._file:
+            self._file.execute("DELETE FROM adapter WHERE owner = ?", (owner,))
+
+    def __del__(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Remove the file."""
+        self._file.close()
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink()
 
 
 class LoadClock:

@@ -260,12 +260,42 @@ def test_sure_of_one_test_is_not_sure_of_the_task(tmp_path: Path) -> None:
 def test_adapters_are_let_go_once_a_task_is_done() -> None:
     adapters, turns, made = Adapters(), threading.Semaphore(1), []
     for task, solution in entries(2):
-        made.append(Solving(task, solution, Trained(), staged(4000, 16000), Notes(), adapters=adapters))
+        made.append(Solving(task, solution, Trained(), staged(4000, 16000), Notes(), None, adapters, task.id))
     for each in made:
         each.advance(4000, None, turns)
-    assert [adapters.get(id(each), 0) for each in made] == [TrainedAdapter(b"", 4000)] * 2
+    assert [adapters.get(each.task.id, 0) for each in made] == [TrainedAdapter(b"", 4000)] * 2
     made[0].advance(16000, None, turns)
-    assert [adapters.get(id(each), 0) for each in made] == [None, TrainedAdapter(b"", 4000)]
+    assert [adapters.get(each.task.id, 0) for each in made] == [None, TrainedAdapter(b"", 4000)]
+
+
+def test_adapters_in_a_file_outlive_the_process_that_kept_them(tmp_path: Path) -> None:
+    file, kept = tmp_path / "x.sqlite", TrainedAdapter(b"weights", 7)
+    Adapters(file).keep("a", 0, kept)
+    again = Adapters(file)
+    assert (again.get("a", 0), again.get("a", 1), again.get("b", 0)) == (kept, None, None)
+    again.remove()
+    assert not file.exists() and again.get("a", 0) is None
+    file.write_bytes(b"no database" * 1000)
+    broken = Adapters(file)
+    broken.keep("a", 0, kept)
+    broken.let_go("a")
+    assert broken.get("a", 0) is None
+    nowhere = Adapters(tmp_path / "no" / "x.sqlite")
+    nowhere.keep("a", 0, kept)
+    assert nowhere.get("a", 0) == kept
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_with_its_adapters_a_resumed_task_comes_to_what_is_undisturbed(tmp_path: Path, samples: int) -> None:
+    settings, executor, turns = changed(NEVER_SURE, samples=samples), Trained(), threading.Semaphore(1)
+    whole = solve(executor, settings)
+    partly = Solving(TASK, SOLUTION, executor, settings, Notes(), None, Adapters(tmp_path / "x"), "a")
+    for _ in range(2):
+        partly.advance(partly.budgets[0], None, turns)
+    before = Solved.model_validate_json(partly.solved().model_dump_json())
+    resumed = Solving(TASK, SOLUTION, executor, settings, Notes(), before, Adapters(tmp_path / "x"), "a")
+    solve_until(None, [resumed], executor)
+    assert same(resumed.solved(), whole)
 
 
 @pytest.mark.parametrize(("constant", "kept"), [(-0.01, 0), (0.01, 1)])

@@ -46,6 +46,10 @@ Exit code: 0 when every task was worked on, 1 when a job failed, 2 for bad input
 """
 
 
+ADAPTERS = ".adapters.sqlite"
+"""The file in a sweep's folder that adapters are in between stages, where there is a deadline."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the command on arguments without the program's name; returns the exit code."""
     title = " ".join(["python -m arc_seal.solve", *argv])
@@ -234,18 +238,12 @@ class _Session:
         from arc_seal.ui.views import SweepView
 
         adapters = Adapters(self.kept / ADAPTERS)
-        tasks = [
-            Solving(
-                *each.entry,
-                executor,
-                each.config,
-                self.view,
-                self.before(each),
-                adapters,
-                str(each.folder.relative_to(self.top)),
-            )
-            for each in items
-        ]
+
+        def solving(item: _Item) -> Solving:
+            owner = str(item.folder.relative_to(self.top))
+            return Solving(*item.entry, executor, item.config, self.view, self.before(item), adapters, owner)
+
+        tasks = [solving(each) for each in items]
         ends = self.began + min(each.limit_s or math.inf for each in items)
 
         def run_of(number: int) -> Run:
@@ -367,10 +365,6 @@ def _items(jobs: "list[Composed]") -> "tuple[list[_Item | Run], bool, list[str]]
             else:
                 items.append(_Item(len(items), number, entry, config, folder))
     return items, several, list(dict.fromkeys(left_out))
-
-
-ADAPTERS = ".adapters.sqlite"
-"""Where a sweep with a deadline has adapters between stages."""
 
 
 class _Callable(ModuleType):

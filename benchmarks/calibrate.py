@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from arc_seal.inner_loop.job import Result, pooled, vote
+from arc_seal.arc.task import Solution
+from arc_seal.inner_loop.job import Attempt, Result, pooled, vote
 from arc_seal.models.weights import MANIFEST, write_manifest
 from arc_seal.outer_loop.confidence import Calibration, features, fit
 from arc_seal.outer_loop.rollout import grids
@@ -46,6 +47,15 @@ class Example:
     first: bool  # whether the first attempt is right
     either: bool  # whether one of the two is
     later: bool | None  # whether one is after the next stage; None after the last
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a task after a stage, all before it included."""
+
+    results: list[Result]
+    attempts: tuple[tuple[Attempt, ...], ...]  # for each query
+    seconds: float
 
 
 def main() -> None:
@@ -91,22 +101,35 @@ def marks(examples: Sequence[Example], name: str) -> NDArray[np.bool_]:
 
 def examples_of(kept: Kept) -> Iterator[Example]:
     """Of one task, what was known after each of its stages, and whether the attempts then were right."""
+    states, outputs = states_of(kept), solution_of(kept).outputs
+    for now, after in zip_longest(states, states[1:]):
+        for query, output in enumerate(outputs):
+            answers = grids(now.attempts)[query]
+            if answers:
+                later = output in grids(after.attempts)[query] if after else None
+                row = features(query, now.attempts[query], now.results)
+                yield Example(kept.solved.task_id, row, answers[0] == output, output in answers, later)
+
+
+def states_of(kept: Kept) -> list[State]:
+    """What was known of a task after each of its stages that came to anything."""
+    states, results, seconds = [], list[Result](), 0.0
+    for _, rollouts in groupby(kept.solved.rollouts, key=lambda each: each.token_budget):
+        made = list(rollouts)
+        seconds += sum(sum(each.seconds.values()) for each in made)
+        last = [each.result for each in made if each.result is not None]
+        if last:
+            attempts = vote(pooled(results, last), len(kept.solved.attempts))
+            results = [*results, *last]
+            states.append(State(results, attempts, seconds))
+    return states
+
+
+def solution_of(kept: Kept) -> Solution:
+    """A task's solution."""
     if kept.entry is None or kept.entry[1] is None:
         raise SystemExit(f"{kept.solved.task_id}: expected a task with its solution in result.json")
-    outputs, results = kept.entry[1].outputs, list[Result]()
-    states = []  # what was known after each stage, and the attempts then
-    for _, rollouts in groupby(kept.solved.rollouts, key=lambda each: each.token_budget):
-        last = [each.result for each in rollouts if each.result is not None]
-        if last:
-            states.append(([*results, *last], vote(pooled(results, last), len(outputs))))
-            results += last
-    for (known, attempts), after in zip_longest(states, states[1:]):
-        for query, output in enumerate(outputs):
-            answers = grids(attempts)[query]
-            if answers:
-                later = output in grids(after[1])[query] if after else None
-                row = features(query, attempts[query], known)
-                yield Example(kept.solved.task_id, row, answers[0] == output, output in answers, later)
+    return kept.entry[1]
 
 
 def part(task: str) -> int:

@@ -14,15 +14,13 @@ was fitted on the other tasks, in ten parts. Seconds are those of training and p
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from math import prod
 from pathlib import Path
 from statistics import fmean
 
-from calibrate import calibration_of, examples_of, part
+from calibrate import calibration_of, examples_of, part, solution_of, states_of
 
 from arc_seal.arc.task import binary_reward
-from arc_seal.inner_loop.job import Result, pooled, vote
 from arc_seal.outer_loop.confidence import Calibration
 from arc_seal.outer_loop.rollout import grids
 from arc_seal.ui.run_folder import Kept, read_folder
@@ -75,18 +73,11 @@ def stages_of(kept: Sequence[Kept]) -> list[list[Stage]]:
 
 def judged(kept: Kept, calibration: Calibration) -> list[Stage]:
     """A task's stages."""
-    if kept.entry is None or kept.entry[1] is None:
-        raise SystemExit(f"{kept.solved.task_id}: expected a task with its solution in result.json")
-    results: list[Result] = []
-    seconds, stages = 0.0, list[Stage]()
-    for _, rollouts in groupby(kept.solved.rollouts, key=lambda each: each.token_budget):
-        own = list(rollouts)
-        seconds += sum(sum(each.seconds.values()) for each in own)
-        last = [each.result for each in own if each.result is not None]
-        attempts = vote(pooled(results, last), len(kept.entry[0].queries))
-        results += last
-        sure = [sum(each.confidence or 0.0 for each in made) for made in calibration.judged(attempts, results)]
-        stages.append(Stage(seconds, binary_reward(grids(attempts), kept.entry[1]), prod(sure)))
+    stages = []
+    for state in states_of(kept):
+        sure = calibration.judged(state.attempts, state.results)
+        chance = prod(sum(each.confidence or 0.0 for each in made) for made in sure)
+        stages.append(Stage(state.seconds, binary_reward(grids(state.attempts), solution_of(kept)), chance))
     return stages
 
 

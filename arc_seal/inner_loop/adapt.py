@@ -64,8 +64,9 @@ def adapt(job: AdaptJob, model: Model, report: Report) -> Result:
         for query in range(len(job.task.queries)):
             made, scored = _candidates(job, model, shown, query, report)
             candidates, known = candidates + made, known + scored
-        weights = fresh_weights(model.network) if job.keep and record is not None else {}
-        adapter = TrainedAdapter(adapter_bytes(weights), record.total) if weights and record is not None else None
+        adapter = None
+        if job.keep and record is not None and job.training.method == "lora":
+            adapter = TrainedAdapter(adapter_bytes(fresh_weights(model.network)), record.total)
     attempts = vote(candidates, len(job.task.queries))
     return Result(attempts, tuple(candidates), record, dict(seconds), tuple(known), adapter)
 

@@ -22,7 +22,7 @@ LEFT_SHARE, LEAST_TOKENS, LEAST_SHARE = 0.9, 1000, 0.25
 what was read before, is not worth a stage."""
 
 Step = tuple[int | None, tuple[bool, float]]
-"""The tokens of a stage, None for what `ttt.token_budget` says; and what it is worth, the highest first."""
+"""Tokens that are read in all after a stage, None for as many as there are; and what it is worth, the highest first."""
 
 
 class Staged(Protocol):
@@ -300,16 +300,16 @@ class Adapters:
         with suppress(sqlite3.Error), self._turn, self._file:
             self._file.execute("DELETE FROM adapter WHERE owner = ?", (owner,))
 
-    def __del__(self) -> None:
-        """Close the file."""
-        self._file.close()
-
     def remove(self) -> None:
         """Remove the file."""
         self._file.close()
         if self._path is not None:
             with suppress(OSError):
                 self._path.unlink()
+
+    def __del__(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 class LoadClock:

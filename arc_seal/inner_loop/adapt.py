@@ -28,6 +28,7 @@ from arc_seal.inner_loop.job import (
     Progress,
     Report,
     Result,
+    ScoreJob,
     TrainedAdapter,
     TrainingRecord,
     vote,
@@ -98,6 +99,24 @@ def examine(job: ExamineJob, model: Model, report: Report) -> Examination:
     return Examination(fmean(found), len(found), tokens, dict(seconds))
 
 
+def score_known(job: ScoreJob, model: Model) -> tuple[Candidate, ...]:
+    """Score the inner loop's known grids under the adapter that it kept, in its views; those that no view can show not.
+
+    What its own candidates had there is found again. The model is left as it was.
+    """
+    inner, known = job.adapt, list[Candidate]()
+    with _adapted(inner, model, lambda progress: None, defaultdict(float), trained=True) as (_, shown):
+        for query in range(len(inner.known)):
+            wanted = to_be_scored(inner, query, shown, ())
+            if wanted:
+                context = CachedContext(model, query_prompts(inner, model, shown, query))
+                with torch.inference_mode():
+                    context.read_prompts()
+                known += known_candidates(inner, query, {grid: _score(grid, shown, context) for grid in wanted})
+                del context  # its keys and values are let go before the next query is read
+    return tuple(known)
+
+
 def left_out(job: AdaptJob, index: int) -> tuple[AdaptJob, Grid]:
     """The job on a task whose demonstration `index` has become its query, and the output that it is to find."""
     demos = job.task.demos
@@ -107,12 +126,12 @@ def left_out(job: AdaptJob, index: int) -> tuple[AdaptJob, Grid]:
 
 @contextmanager
 def _adapted(
-    job: AdaptJob, model: Model, report: Report, seconds: dict[str, float]
+    job: AdaptJob, model: Model, report: Report, seconds: dict[str, float], trained: bool = False
 ) -> Iterator[tuple[TrainingRecord | None, tuple[NamedView, ...]]]:
     """Have the model adapted as the job's self-edit says, its adapters merged, for as long as the context lasts.
 
     Yields what training did, None without a self-edit, and the views to predict in. Wall time is added to `train`, and
-    that of the context's body to `predict`.
+    that of the context's body to `predict`. With `trained` the adapter that the job begins with is taken as it is.
     """
     start, edit, training, record = time.monotonic(), job.self_edit, job.training, None
     toolbox = Toolbox.load([Path(folder) for folder in job.toolbox])
@@ -127,6 +146,7 @@ def _adapted(
                 rank, alpha = edit.training.lora_rank, training.lora_alpha or float(edit.training.lora_rank)
                 begin, modules = job.begin.weights if job.begin else None, adapted_modules(model.network, training)
                 stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, modules, kept, begin))
+        if edit is not None and not trained:
             examples, skipped = training_set(job, edit, toolbox, model)
             record = train(
                 model, examples, edit.training, training, job.seed, report,

@@ -4,6 +4,7 @@ Nothing here loads torch: the process that shows and records a job never needs t
 would fit.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import fsum
@@ -199,6 +200,13 @@ class ExamineJob(Job[Examination]):
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreJob(Job[tuple[Candidate, ...]]):
+    """Score grids under the adapter that an inner loop has kept, in the views that it predicted in."""
+
+    adapt: AdaptJob  # the inner loop; `begin` is the adapter that it kept, and `known` are the grids
+
+
+@dataclass(frozen=True, slots=True)
 class WriteJob(Job[tuple[Completion, ...]]):
     """Write self-edits for one task."""
 
@@ -248,10 +256,10 @@ def vote(candidates: Sequence[Candidate], queries: int) -> tuple[tuple[Attempt, 
 
 
 def pooled(earlier: Sequence[Result], last: Sequence[Result]) -> list[Candidate]:
-    """The candidates of a task's roll-outs, those of `earlier` ones with the scores that their grids have in `last`.
+    """The candidates of a task's roll-outs, with the mean of the scores that their grids have in the `last` of them.
 
     What was trained last has read most, and scores under different adapters do not compare: an adapter is sure of its
-    own mistakes. A grid that was scored, but not in the last ones, has no vote any more.
+    own mistakes. So a grid that was scored, but not by most of the last ones, has no vote, where two others were.
     """
     scores: dict[tuple[int, Grid | None], list[float]] = {}
     for result in last:
@@ -259,13 +267,15 @@ def pooled(earlier: Sequence[Result], last: Sequence[Result]) -> list[Candidate]
         for grid, score in own.items():
             if score is not None:
                 scores.setdefault(grid, []).append(score)
-    found = [each for result in last for each in result.candidates]
-    for each in (each for result in earlier for each in result.candidates):
-        if each.score is None:
-            found.append(each)
-        elif (again := scores.get((each.query, each.grid))) is not None:
-            found.append(replace(each, score=fmean(again)))
-    return found
+    compared = Counter(query for (query, _), found in scores.items() if 2 * len(found) > len(last))
+    means = {
+        grid: fmean(found)
+        for grid, found in scores.items()
+        if 2 * len(found) > len(last) or compared[grid[0]] < MAX_ATTEMPTS
+    }
+    made = [each for result in (*last, *earlier) for each in result.candidates]
+    known = (each for each in made if each.score is None or (each.query, each.grid) in means)
+    return [replace(each, score=means.get((each.query, each.grid))) for each in known]
 
 
 def pool_attempts(runs: Sequence[Sequence[Sequence[Attempt]]]) -> tuple[tuple[Attempt, ...], ...]:

@@ -32,6 +32,7 @@ from arc_seal.inner_loop.job import (
     Progress,
     R,
     Result,
+    ScoreJob,
     TrainedAdapter,
     TrainingSettings,
     WriteJob,
@@ -282,6 +283,26 @@ class Runner:
             found["reward"] = 0 if answers is None else binary_reward(answers, solution)
             found["score"] = 0.0 if answers is None else mean_score(answers, solution)
         return self.finish(rollout.model_copy(update=found))
+
+    def score(
+        self,
+        rollout: Rollout,
+        task: Task,
+        known: tuple[tuple[Grid, ...], ...],
+        adapter: TrainedAdapter,
+        timeout_s: float | None = None,
+    ) -> Rollout:
+        """A finished roll-out with the scores that more grids, for each query, have under the adapter that it kept.
+
+        As it was where scoring them fails.
+        """
+        job = replace(self._adapt_job(rollout, task, adapter), known=known)
+        outcome, result = self._run(ScoreJob(job), rollout.sample, timeout_s), rollout.result
+        if outcome.result is None or result is None:
+            return rollout
+        spent = {**result.seconds, "score": result.seconds.get("score", 0.0) + outcome.seconds}
+        scored = replace(result, known=(*result.known, *outcome.result), seconds=spent)
+        return rollout.model_copy(update={"result": scored})
 
     def examine(self, rollout: Rollout, task: Task) -> Rollout:
         """Ask the demonstrations themselves how good a proposed self-edit is; a failure becomes its status.

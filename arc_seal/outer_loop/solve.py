@@ -261,9 +261,9 @@ class Solving:
                 proposed, self.task, self._solution, self._runner, settings.margin, settings.deadline_s, start
             )
         else:
-            made = self._tried(budget, ends, turns)
+            made = self._compared(self._tried(budget, ends, turns), ends, turns)
         if made:
-            self._stages.append(sorted(made, key=lambda rollout: rollout.sample))
+            self._stages.append(made)
             self._judge()
         if self.done:
             self._adapters.let_go(self._owner)
@@ -314,7 +314,6 @@ class Solving:
     def _tried(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> list[Rollout]:
         """The roll-outs of a stage that have ended before time was up."""
         known = tuple(map(tuple, grids(self.attempts))) if self._settings.decode.score and self._stages else ()
-        more = any(_or_all(each) > _or_all(budget) for each in self._settings.budgets)
 
         def tried(sample: int) -> Rollout | None:
             rollout, own = proposed[sample], (self._owner, sample)
@@ -323,7 +322,8 @@ class Solving:
                     return None
                 made = self._runner.roll_out(
                     rollout, self.task, self._solution, known, self._limit_s(ends),
-                    begin=self._adapters.get(*own) if budget != 0 else None, keep=more and budget != 0,
+                    begin=self._adapters.get(*own) if budget != 0 else None,
+                    keep=budget != 0 and (compares or goes_on),
                 )  # fmt: skip
             if made.result is not None and made.result.adapter is not None:
                 self._adapters.keep(*own, made.result.adapter)
@@ -333,7 +333,39 @@ class Solving:
 
         with turns:
             proposed = self._of_stage(budget, self._limit_s(ends))
-        return [each for each in concurrently(self._executor, tried, range(len(proposed))) if each is not None]
+        compares = len(proposed) > 1 and self._settings.decode.score
+        goes_on = _or_all(budget) < _or_all(self._settings.budgets[-1])
+        made = [each for each in concurrently(self._executor, tried, range(len(proposed))) if each is not None]
+        return sorted(made, key=lambda rollout: rollout.sample)
+
+    def _compared(self, made: list[Rollout], ends: float | None, turns: threading.Semaphore) -> list[Rollout]:
+        """The roll-outs of a stage, each with the scores that the attempts of all have under its own adapter.
+
+        Scores under different adapters do not compare, and an adapter that has overfitted is sure of its mistakes.
+        """
+        begin = len(self.rollouts)
+        results = [each.result for each in made if each.result is not None]
+        asked = [
+            dict.fromkeys(grid for each in results for grid in grids(each.attempts)[query])
+            for query in range(len(self.task.queries))
+        ]
+
+        def compared(rollout: Rollout) -> Rollout:
+            adapter, result = self._adapters.get(self._owner, rollout.sample - begin), rollout.result
+            if adapter is None or result is None:
+                return rollout
+            scored = {(each.query, each.grid) for each in (*result.candidates, *result.known)}
+            known = tuple(
+                tuple(grid for grid in each if (query, grid) not in scored) for query, each in enumerate(asked)
+            )
+            if not any(known):
+                return rollout
+            with turns:
+                return self._runner.score(rollout, self.task, known, adapter, self._limit_s(ends))
+
+        if len(results) < 2 or not self._settings.decode.score:
+            return made
+        return sorted(concurrently(self._executor, compared, made), key=lambda rollout: rollout.sample)
 
     def _limit_s(self, ends: float | None) -> float | None:
         """The time left, where that is less than any job may take; None for the executor's own limit."""

@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from arc_seal.errors import ExecutorClosed, InputError, JobFailure, Status, one_line
-from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, Job, Progress, Report, WriteJob
+from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, Job, Progress, Report, ScoreJob, WriteJob
 from arc_seal.models.weights import ChatSource, GridSource, ModelSource
 from arc_seal.settings import Settings, first_fault
 
@@ -246,6 +246,10 @@ def carry_out(job: Job[R], model: "Model", report: Report) -> R:
             from arc_seal.inner_loop.adapt import adapt, examine
 
             done = adapt(job, model, report) if isinstance(job, AdaptJob) else examine(job, model, report)
+        case ScoreJob():
+            from arc_seal.inner_loop.adapt import score_known
+
+            done = score_known(job, model)
         case WriteJob() | FinetuneJob():
             from arc_seal.inner_loop.policy import finetune, write
 

@@ -7,8 +7,8 @@ from math import exp, log
 import pytest
 
 from arc_seal.arc.grid import Grid
-from arc_seal.inner_loop.adapt import adapt
-from arc_seal.inner_loop.job import DecodeSettings
+from arc_seal.inner_loop.adapt import adapt, score_known
+from arc_seal.inner_loop.job import DecodeSettings, ScoreJob
 from arc_seal.inner_loop.predict import decode, score
 from arc_seal.models.generate import CachedContext
 from arc_seal.models.model import Model
@@ -102,3 +102,22 @@ def test_grids_known_before_are_scored_and_have_no_vote(model: Model) -> None:
 def test_without_scores_nothing_known_is_asked_about(model: Model) -> None:
     plain = replace(job(TASK, None, decode=DecodeSettings(views=2)), known=((SMALL,),))
     assert adapt(plain, model, ignore).known == ()
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_under_its_kept_adapter_an_inner_loop_scores_again_as_it_did(make: MakeModel) -> None:
+    model = make(0)
+    before = {name: weight.numpy().tobytes() for name, weight in model.network.state_dict().items()}
+    done = replace(job(TASK, TURNS, decode=DecodeSettings(views=4, score=True)), keep=True)
+    result = adapt(done, model, ignore)
+    own = tuple(tuple(attempt.grid for attempt in query) for query in result.attempts)
+    known = tuple((*query, SMALL) for query in own)
+    scored = score_known(ScoreJob(replace(done, known=known, begin=result.adapter)), model)
+    assert [(each.query, each.grid) for each in scored] == [
+        (query, grid) for query, grids in enumerate(known) for grid in grids
+    ]
+    found = {(each.query, each.grid): each.score for each in result.candidates}
+    for each in scored:
+        if each.grid != SMALL:
+            assert each.score == pytest.approx(found[each.query, each.grid], abs=1e-3)
+    assert {name: weight.numpy().tobytes() for name, weight in model.network.state_dict().items()} == before

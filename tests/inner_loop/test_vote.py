@@ -140,16 +140,31 @@ def of(*candidates: Candidate, known: tuple[Candidate, ...] = ()) -> Result:
         ([of(scored(A, -0.1, query=1))], [of(scored(A, -2.0))], [(A, -2.0)]),
         # what was never scored counts as it is
         ([of(scored(A, None))], [of(scored(B, None))], [(B, None), (A, None)]),
-        # several last ones: each has one say, however many of its views agree
+        # several last ones: the mean over them, each of which has one say, however many of its views agree
         (
             [of(scored(A, -0.1))],
             [of(*[scored(A, -1.0)] * 3), of(scored(B, -2.0), known=(scored(A, -3.0),))],
-            [(A, -1.0)] * 3 + [(B, -2.0), (A, -2.0)],
+            [(A, -2.0)] * 3 + [(B, -2.0), (A, -2.0)],
         ),
+        # what only its own adapter has scored has no vote beside two grids that are compared
+        (
+            [],
+            [
+                of(scored(A, -0.1), scored(C, -0.2), known=(scored(B, -9.0),)),
+                of(scored(B, -1.0), known=(scored(A, -7.0),)),
+            ],
+            [(A, approx(-3.55)), (B, -5.0)],
+        ),
+        (
+            [],
+            [of(scored(A, -0.1)), of(scored(A, -0.3), scored(B, -1.0)), of(scored(B, -2.0), scored(C, -0.1))],
+            [(A, approx(-0.2)), (A, approx(-0.2)), (B, -1.5), (B, -1.5)],
+        ),
+        ([], [of(scored(A, -0.1)), of(scored(B, -1.0))], [(A, -0.1), (B, -1.0)]),
         ([of(scored(A, -0.1)), of(scored(A, -0.2), scored(B, -0.2))], [of(scored(A, -2.0))], [(A, -2.0)] * 3),
     ],
 )
-def test_candidates_of_earlier_roll_outs_have_the_score_of_the_last(
+def test_candidates_have_the_mean_score_of_the_last_roll_outs(
     earlier: list[Result], last: list[Result], expected: list[tuple[Grid | None, float | None]]
 ) -> None:
     assert [(each.grid, each.score) for each in pooled(earlier, last)] == expected

@@ -23,6 +23,7 @@ from arc_seal.inner_loop.job import (
     Progress,
     Report,
     Result,
+    ScoreJob,
     TrainingRecord,
     TrainingSettings,
     WriteJob,
@@ -166,9 +167,9 @@ class FakeExecutor:
                 return tuple(Completion(text, len(text), True) for text in self.texts(job))
             case AdaptJob():
                 made = result(job.task, self.solves(job), self.seconds)
-                known = [(query, grid) for query, grids in enumerate(job.known) for grid in grids]
-                scored = (Candidate(query, "known", grid, self.grades(job), -9.0) for query, grid in known)
-                return replace(made, known=tuple(scored) if job.decode.score else ())
+                return replace(made, known=self._scored(job) if job.decode.score else ())
+            case ScoreJob():
+                return self._scored(job.adapt)
             case ExamineJob():
                 return Examination(self.foresees(job), len(job.left_out), 50, {"train": self.seconds})
             case FinetuneJob():
@@ -177,6 +178,10 @@ class FakeExecutor:
                 return None
             case _:
                 raise AssertionError(f"an unknown job: {job}")
+
+    def _scored(self, job: AdaptJob) -> tuple[Candidate, ...]:
+        known = [(query, grid) for query, grids in enumerate(job.known) for grid in grids]
+        return tuple(Candidate(query, "known", grid, self.grades(job), -9.0) for query, grid in known)
 
 
 def result(task: Task, right: bool, seconds: float) -> Result:

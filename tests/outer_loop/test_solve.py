@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -10,14 +11,14 @@ import pytest
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Solution, Task
 from arc_seal.errors import InputError, Status
-from arc_seal.inner_loop.job import TrainingSettings, vote
+from arc_seal.inner_loop.job import AdaptJob, ScoreJob, TrainedAdapter, TrainingSettings, pooled, vote
 from arc_seal.models.scripted import ScriptedSource
 from arc_seal.outer_loop.rollout import derived_seed, versions
 from arc_seal.outer_loop.solve import Solved, SolveSettings, solve_task
 from arc_seal.sandbox.worker import InlineExecutor, Limits
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
 from tests.inner_loop.builders import copying_task
-from tests.outer_loop.fakes import SCHEMA, TEXTS, FakeExecutor, Notes, changed
+from tests.outer_loop.fakes import RIGHT, SCHEMA, TEXTS, WRONG, FakeExecutor, Notes, changed, rate
 from tests.outer_loop.fakes import SETTINGS as SHARED
 from tests.outer_loop.fakes import untimed as without_times
 from tests.self_edit.builders import edit, random_grid
@@ -168,6 +169,58 @@ def test_samples_are_pooled_in_one_vote() -> None:
     for stage in ("train", "predict"):
         assert solved.seconds[stage] == pytest.approx(sum(result.seconds[stage] for result in results))
     assert [end[:2] for end in ends(notes)] == [(0, Status.OK), (1, Status.OK), (2, Status.INVALID_SELF_EDIT)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_attempts_of_several_roll_outs_are_scored_under_the_adapters_of_all(workers: int) -> None:
+    settings = changed(SETTINGS, samples=3, decode={**SETTINGS.decode.model_dump(), "score": True})
+    executor = Kept(texts=lambda job: TEXTS[:3], solves=lambda job: rate(job) < 0.002, workers=workers)
+    solved = solve_task(TASK, None, executor, settings, Notes())
+    asked = {rate(job.adapt): (job.adapt.known, job.adapt.begin) for job in executor.of(ScoreJob)}
+    assert [asked[rate] for rate in (0.001, 0.002, 0.003)] == [
+        (((WRONG,),), adapter(0.001)), (((RIGHT,),), adapter(0.002)), (((RIGHT,),), adapter(0.003)),
+    ]  # fmt: skip
+    results = [rollout.result for rollout in solved.rollouts if rollout.result is not None]
+    assert [[each.grid for each in result.known] for result in results] == [[WRONG], [RIGHT], [RIGHT]]
+    assert all(result.adapter is None and result.seconds["score"] == 1.0 for result in results)
+    assert solved.attempts == vote(pooled([], results), 1)
+    assert solved.seconds["score"] == 3.0
+
+
+def test_one_roll_out_keeps_no_adapter_and_scores_nothing_more() -> None:
+    for settings in ({"samples": 1, "decode": {**SETTINGS.decode.model_dump(), "score": True}}, {"samples": 2}):
+        executor = Kept(texts=lambda job: TEXTS[: job.sampling.count])
+        solve_task(TASK, None, executor, changed(SETTINGS, **settings), Notes())
+        assert executor.of(ScoreJob) == [] and not any(job.keep for job in executor.of(AdaptJob))
+
+
+def test_what_could_not_be_scored_under_all_is_as_it_was() -> None:
+    settings = changed(SETTINGS, samples=2, decode={**SETTINGS.decode.model_dump(), "score": True})
+    executor = Kept(
+        texts=lambda job: TEXTS[:2],
+        solves=lambda job: rate(job) < 0.002,
+        fails=lambda job: Status.TIMEOUT if isinstance(job, ScoreJob) else None,
+    )
+    solved = solve_task(TASK, None, executor, settings, Notes())
+    assert len(executor.of(ScoreJob)) == 2 and all(rollout.status is Status.OK for rollout in solved.rollouts)
+    assert {attempt.grid for attempt in solved.attempts[0]} == {RIGHT, WRONG}
+
+
+def adapter(rate: float) -> TrainedAdapter:
+    return TrainedAdapter(str(rate).encode(), 100)
+
+
+class Kept(FakeExecutor):
+    """Keeps an adapter that is known by its learning rate, and scores candidates."""
+
+    def _result(self, job: Any) -> Any:
+        made = super()._result(job)
+        if not isinstance(job, AdaptJob):
+            return made
+        candidates = (
+            tuple(replace(each, score=-1.0) for each in made.candidates) if job.decode.score else made.candidates
+        )
+        return replace(made, candidates=candidates, adapter=adapter(rate(job)) if job.keep else None)
 
 
 def test_in_context_only() -> None:

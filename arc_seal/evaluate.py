@@ -132,7 +132,7 @@ def evaluation(
     author = Author("policy", seed)
     kept = folder / POLICIES / policies[-1].folder if policies else None
     if kept and "seal" in config.rows:
-        check_policy(kept, config.model)
+        check_policy(str(kept), config.model)
     return Evaluation(
         rows=config.rows,
         entries=tuple(held_out),

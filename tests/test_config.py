@@ -50,12 +50,15 @@ def test_the_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
 
 
 def test_a_model_brings_its_self_edit_along_and_the_command_line_has_the_last_word(tmp_path: Path) -> None:
-    fixed = read(tmp_path, "a.json").self_edit.by_hand
-    assert fixed is not None and "permute_colors" in fixed
-    assert read(tmp_path, "a.json", "model=smollm2").self_edit.by_hand is None
-    assert read(tmp_path, "a.json", "self_edit=default").self_edit.by_hand is None
-    assert read(tmp_path, "a.json", "self_edit.json=null").self_edit.by_hand is None
-    assert read(tmp_path, "a.json", "model=smollm2", "self_edit=fixed").self_edit.by_hand == fixed
+    written = read(tmp_path, "a.json").self_edit
+    assert (written.by_hand, written.policy, written.difficulty) == (None, "package:arc_seal/weights/policy-grid", True)
+    fixed = read(tmp_path, "a.json", "self_edit=fixed").self_edit
+    assert fixed.by_hand is not None and "permute_colors" in fixed.by_hand
+    assert (fixed.policy, fixed.difficulty) == (None, False)
+    for others in (("model=smollm2",), ("self_edit=default",), ("self_edit=fixed", "self_edit.json=null")):
+        found = read(tmp_path, "a.json", *others).self_edit
+        assert (found.by_hand, found.policy) == (None, None)
+    assert read(tmp_path, "a.json", "model=smollm2", "self_edit=fixed").self_edit == fixed
 
 
 def test_the_grid_model_alone_brings_scores_along(tmp_path: Path) -> None:
@@ -79,17 +82,17 @@ def test_settings_reach_their_fields(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["smollm2", "llama-3.2-1b", "qwen3-0.6b"])
 def test_chat_models_are_kept_from_rates_that_the_grid_model_alone_stands(tmp_path: Path, model: str) -> None:
-    chat, grid = read(tmp_path, "a.json", f"model={model}"), read(tmp_path, "a.json")
+    chat, grid = (read(tmp_path, "a.json", *which) for which in ((f"model={model}",), ("self_edit=default",)))
     rates = [config.self_edit.bounds["learning_rate"]["high"] for config in (chat, grid)]
     assert rates == [0.002, 0.01]
     assert chat.self_edit.candidates != grid.self_edit.candidates
 
 
-@pytest.mark.parametrize(("model", "rate"), [("grid", 0.01), ("smollm2", 0.002)])
-def test_a_policy_to_train_writes_within_what_its_model_brings_along(tmp_path: Path, model: str, rate: float) -> None:
+@pytest.mark.parametrize(("model", "form"), [("grid", "choices"), ("smollm2", "default")])
+def test_a_policy_to_train_writes_within_what_its_model_brings_along(tmp_path: Path, model: str, form: str) -> None:
     (job,) = composed(tmp_path, f"model={model}", command="train")
     edit = read_config(job.values, TrainConfig).self_edit
-    assert (edit.by_hand, edit.bounds["learning_rate"]["high"]) == (None, rate)
+    assert (edit.by_hand, edit.policy, edit.bounds["form"]) == (None, None, form)
 
 
 def test_the_papers_self_edit_brings_the_papers_training(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from arc_seal.outer_loop.ledger import Ledger
 from arc_seal.self_edit.random_edit import draw_edit
 from arc_seal.self_edit.schema import (
     Bounds,
-    ChoiceBounds,
     ChoiceSchema,
     PaperBounds,
     PaperSchema,
@@ -32,6 +31,7 @@ from tests.inner_loop.builders import ignore
 from tests.models.builders import SMALL, scripted_model
 from tests.outer_loop.ledger_builders import policy, rollout
 from tests.self_edit.builders import TOOLBOX, edit
+from tests.self_edit.test_choices import WIDE
 from tests.smoke import ROOT
 
 pytestmark = pytest.mark.slow
@@ -168,7 +168,7 @@ def test_task_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "schema",
-    [SelfEditSchema(TOOLBOX, Bounds()), ChoiceSchema(ChoiceBounds()), PaperSchema(PaperBounds())],
+    [SelfEditSchema(TOOLBOX, Bounds()), ChoiceSchema(WIDE), PaperSchema(PaperBounds())],
     ids=["own", "choices", "paper"],
 )
 def test_self_edits(schema: Schema) -> None:

@@ -68,7 +68,7 @@ def test_who_writes_is_decided_by_what_is_given(tmp_path: Path) -> None:
     settings, by_hand = solving(tmp_path), solving(tmp_path, f"self_edit.json={EDIT}")
     in_context = solving(tmp_path, f"self_edit.json={EDIT}", "train=false")
     assert [each.author.kind for each in (settings, by_hand, in_context)] == ["policy", "hand", "none"]
-    assert by_hand.author.by_hand == by_hand.edit_schema.parse(EDIT)
+    assert by_hand.author.by_hand == (by_hand.edit_schema.parse(EDIT),)
     with pytest.raises(InputError, match=r"^policy: expected self_edit=default, .*, found a self-edit given by hand$"):
         solving(tmp_path, f"self_edit.json={EDIT}", "policy=mine").author  # noqa: B018
 

@@ -220,14 +220,17 @@ def _candidates(
 
 def query_prompts(job: AdaptJob, model: Model, shown: Sequence[NamedView], query: int) -> list[Encoded]:
     """One query in all views, behind as many of the last demonstrations as the length allows, at least one."""
-    prompts = []
-    for task in (view.task for view in shown):
-        for first in range(len(task.demos)):
-            encoded = model.codec.encode(query_prompt(task.with_demos(task.demos[first:]), task.queries[query]))
-            if len(encoded.ids) <= job.training.max_tokens:
-                break
-        prompts.append(encoded)
-    return prompts
+    tasks, most = (view.task for view in shown), job.training.max_tokens
+    return [fitting_query_prompt(task, task.queries[query], model, most) for task in tasks]
+
+
+def fitting_query_prompt(task: Task, query: Grid, model: Model, most: int) -> Encoded:
+    """A query behind as many of the task's last demonstrations as fit into `most` tokens, at least one."""
+    for first in range(len(task.demos)):
+        encoded = model.codec.encode(query_prompt(task.with_demos(task.demos[first:]), query))
+        if len(encoded.ids) <= most:
+            break
+    return encoded
 
 
 def predicted_grids(shown: Sequence[NamedView], decoded: Sequence[Decoded]) -> list[Grid | None]:

@@ -207,6 +207,13 @@ class ScoreJob(Job[tuple[Candidate, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
+class LookJob(Job[int]):
+    """How hard a task looks to the model before any training, from 0 to 9; see `policy.difficulty`."""
+
+    task: Task  # its demonstrations alone are looked at
+
+
+@dataclass(frozen=True, slots=True)
 class WriteJob(Job[tuple[Completion, ...]]):
     """Write self-edits for one task."""
 
@@ -215,7 +222,8 @@ class WriteJob(Job[tuple[Completion, ...]]):
     example: str  # a self-edit in its canonical form, which shows the model what one looks like
     schema: dict[str, Any]  # JSON schema that every completion is held to
     sampling: Sampling  # how many to write, and how
-    policy: str | None = None  # folder of the adapter to write with; None: with the model as it is
+    policy: str | None = None  # where the adapter to write with is; None: with the model as it is
+    difficulty: bool = False  # whether the prompt says how hard the task looks to the model before training
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +246,7 @@ class FinetuneJob(Job[TrainingRecord]):
     settings: FinetuneSettings
     seed: int  # fixes the adapter's first weights, the variants and the order
     folder: str  # where the adapter is kept, in peft's format; written whole or not at all
+    difficulty: bool = False  # as the policy was asked, too
 
 
 def vote(candidates: Sequence[Candidate], queries: int) -> tuple[tuple[Attempt, ...], ...]:

@@ -122,6 +122,10 @@ def allowed_tokens(matcher: llguidance.LLMatcher, vocabulary: int) -> NDArray[np
     return np.unpackbits(bits, count=vocabulary, bitorder="little").astype(np.bool_)
 
 
+MOST_SHOWN = 8
+"""Of how many tokens a choice's probabilities are kept."""
+
+
 class PartialCompletion:
     """The tokens of one completion that are decided, and those of them that the network has yet to read.
 
@@ -132,6 +136,8 @@ class PartialCompletion:
     def __init__(self, matcher: llguidance.LLMatcher, sampling: Sampling, sample: int) -> None:
         self.tokens: list[int] = []
         self.unread: deque[int] = deque()
+        # Before which token there was a choice, and the probabilities of the likeliest, by their ids.
+        self.choices: list[tuple[int, dict[int, float]]] = []
         self._matcher, self._sampling = matcher, sampling
         self._generator = torch.Generator().manual_seed(sampling.seed + sample)
 
@@ -149,6 +155,10 @@ class PartialCompletion:
         """Sample the next token from float32 logits on the CPU, [vocabulary], and add those that must follow it."""
         allowed = torch.from_numpy(allowed_tokens(self._matcher, len(logits)))
         logits = logits.masked_fill(~allowed, float("-inf"))
+        chances, likeliest = torch.softmax(logits, dim=-1).topk(min(MOST_SHOWN, int(allowed.sum())))
+        if len(likeliest) > 1:
+            shown = dict(zip(likeliest.tolist(), chances.tolist(), strict=True))
+            self.choices.append((len(self.tokens), shown))
         if self._sampling.temperature == 0:
             self._take(int(logits.argmax()))
         else:

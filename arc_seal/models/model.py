@@ -25,6 +25,7 @@ from arc_seal.models.grid_codec import VOCABULARY, GridCodec
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM, GridTransformer
 from arc_seal.models.prompt import END, Codec, Completion, Encoded, Prompt, Sampling
 from arc_seal.models.weights import ChatSource, GridSource, ModelSource, fingerprint, resolve
+from arc_seal.self_edit.edit import Choice
 
 tqdm.set_lock(threading.RLock())  # locks threads alone; its own lock would be left behind by a worker that is killed
 
@@ -77,8 +78,15 @@ class Model:
         completions = []
         for text in texts:
             ended = text.finished and text.tokens[-1:] == [end]
-            content = str(self.tokenizer.decode(text.tokens[:-1] if ended else text.tokens))
-            completions.append(Completion(content, len(text.tokens), text.finished))
+            content = self._text(text.tokens[:-1] if ended else text.tokens)
+            choices = tuple(
+                Choice(
+                    len(self._text(text.tokens[:place])),
+                    {self._text([token]): chance for token, chance in shown.items()},
+                )
+                for place, shown in text.choices
+            )
+            completions.append(Completion(content, len(text.tokens), text.finished, choices))
         return tuple(completions)
 
     def bound(self, encoded: Encoded, schema: Mapping[str, Any]) -> Encoded:
@@ -101,6 +109,9 @@ class Model:
                 raise ValueError(f"expected targets that the schema allows, found token {token} at {index}")
             grammar.consume_token(token)
         return replace(encoded, target=target, allowed=np.packbits(np.concatenate(allowed), axis=1))
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self.tokenizer.decode(tokens))
 
     @cached_property
     def _token_trie(self) -> llguidance.LLTokenizer:

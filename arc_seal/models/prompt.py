@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from arc_seal.arc.grid import COLOURS, Grid
 from arc_seal.arc.task import Demonstration, Task
+from arc_seal.self_edit.edit import Choice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,8 +103,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a model wrote: text without its end marker, its tokens; `finished` is False when it ran out of tokens."""
+    """What a model wrote."""
 
-    text: str
+    text: str  # without its end marker
     tokens: int
-    finished: bool
+    finished: bool  # False when it ran out of tokens
+    choices: tuple[Choice, ...] = ()  # in order
+    difficulty: int | None = None  # what the prompt said of the task, 0 to 9; None where it said nothing

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from math import inf
 
 from arc_seal.arc.task import Entry, Solution, Task
 from arc_seal.errors import Status
@@ -73,5 +73,6 @@ def graded(rollout: Rollout, task: Task, solution: Solution, runner: Runner) -> 
     made = runner.roll_out(rollout, task, solution, known=tuple((output,) for output in solution.outputs))
     if made.result is None:
         return made
-    found = fmean(each.log_probability for each in made.result.known)
+    scores = [each.score for each in made.result.known if each.score is not None]
+    found = min(scores) if len(scores) == len(solution.outputs) else -inf  # one that no view can show
     return made.model_copy(update={"solution_log_probability": found, "result": replace(made.result, known=())})

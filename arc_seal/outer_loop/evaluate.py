@@ -64,7 +64,7 @@ def evaluate(wanted: Evaluation, executor: Executor, ledger: Ledger, view: View)
                 author = Author("random", wanted.seed)
             case "fixed":
                 best = _best_candidate(candidates, wanted, plain, ledger)
-                author, samples = Author("hand", wanted.seed, by_hand=best), 1
+                author, samples = Author("hand", wanted.seed, by_hand=(best,)), 1
             case "seal" if wanted.trained is not None:
                 author = wanted.trained
             case _:
@@ -92,10 +92,7 @@ def check_rows(
         raise InputError("rows", "", "each row once", ", ".join(rows))
     if "fixed" not in rows:
         return []
-    texts = settings.self_edit.candidates
-    if not texts:
-        raise InputError("self_edit.candidates", "", "at least one self-edit for the row fixed", "none")
-    return [settings.given(text, f"self_edit.candidates[{number}]") for number, text in enumerate(texts)]
+    return settings.candidates
 
 
 def untrained_run() -> InputError:
@@ -173,7 +170,7 @@ def _with_rollouts(rows: Sequence[RowName]) -> list[RowName]:
 def _begin(row: RowName, samples: int, author: Author, wanted: Evaluation, ledger: Ledger, view: View) -> str:
     """Begin the run of a row, or go on with it; every policy has its own."""
     policy, adapted = (None if folder is None else Path(folder).name for folder in (author.policy, author.adapt_from))
-    by_hand = None if author.by_hand is None else wanted.settings.edit_schema.canonical(author.by_hand)
+    by_hand = [wanted.settings.edit_schema.canonical(each) for each in author.by_hand]
     run = f"evaluate {row}" + (f" {policy}" if policy else "")
     ledger.begin(run, {**wanted.configuration, "samples": samples, "by_hand": by_hand, "adapt_from": adapted})
     view.note(TITLES[row][0].upper() + TITLES[row][1:])
@@ -207,7 +204,7 @@ def _best_candidate(candidates: Sequence[SelfEdit], wanted: Evaluation, runner: 
     runner.view.note("Candidates for the fixed self-edit, on the training tasks")
     solved = []
     for number, candidate in enumerate(candidates):
-        trying = replace(runner, author=Author("hand", wanted.seed, by_hand=candidate))
+        trying = replace(runner, author=Author("hand", wanted.seed, by_hand=(candidate,)))
         made = collect(Collection(run, number, 1), wanted.training, trying, ledger)
         solved.append(sum(each.reward == 1 for each in made))
     return candidates[solved.index(max(solved))]

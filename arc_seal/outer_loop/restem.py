@@ -7,7 +7,7 @@ the self-edits of its own round: those of earlier ones were written by a worse p
 """
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import exp
 from pathlib import Path
@@ -16,18 +16,34 @@ from typing import Literal
 
 from pydantic import Field
 
-from arc_seal.arc.task import Entry
+from arc_seal.arc.task import Entry, Task
 from arc_seal.errors import FinetuningFailed, InputError, InvalidSelfEdit, Status, plural
-from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, RewardedEdit
+from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, LookJob, RewardedEdit
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger, Policy
-from arc_seal.outer_loop.rollout import Author, Key, Rollout, RolloutSettings, Runner, derived_seed, utc_now
+from arc_seal.outer_loop.rollout import (
+    Author,
+    Key,
+    Rollout,
+    RolloutSettings,
+    Runner,
+    concurrently,
+    derived_seed,
+    utc_now,
+)
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.schema import Schema
 from arc_seal.settings import Settings
 
 LEDGER, POLICIES = "ledger.sqlite", "policies"
 """What a run's folder holds: every roll-out, and the policy adapters."""
+
+EVEN = -4.5
+"""Nats at which a roll-out solves its task as often as not. On 20 tasks of arcagi1/dev, 286 roll-outs, the logistic
+regression of solving on the log-probability of the true outputs is 1 / (1 + exp(-0.96 (x + 4.52)))."""
+
+FAILED = -1.0
+"""What a roll-out is worth that came to nothing: less than any that ran, unless seconds are dear."""
 
 RUN = "train"
 """What the ledger calls the training of the policy, beside what is measured."""
@@ -37,13 +53,14 @@ class RestemSettings(Settings):
     """How to train the policy: conf/restem/; each setting is described in default.yaml there."""
 
     rounds: int = Field(ge=1)
+    first: Literal["policy", "candidates"]
     samples: int = Field(ge=0)
     reward: Literal["solution", "gain", "held_out_demo", "graded"]
     examine: bool
     margin: float = Field(ge=0)
-    floor: float = Field(lt=0)
     price: float = Field(ge=0)
     temperature: float = Field(gt=0)
+    alike: bool
     per_task: int | None = Field(ge=1)
     contrast: bool
     adapt_from: Literal["base", "policy"]
@@ -81,19 +98,24 @@ def restem(
         # Every round draws anew: without a policy of its own it would else repeat the one before it.
         author = replace(runner.author, seed=derived_seed(seed, "round", number) if number else seed)
         author = with_policy(author, folder / policies[-1].folder if policies else None, how.adapt_from)
+        samples = how.samples
+        if how.first == "candidates" and number == 0 and samples:
+            given = tuple(runner.settings.candidates)
+            author, samples = replace(author, kind="hand", by_hand=given), len(given)
         wanted = Collection(
             RUN,
             number,
-            how.samples,
+            samples,
             solve=how.labelled,
             examine=how.examine or not how.labelled,
             graded=how.reward == "graded",
         )
-        if how.samples:
+        if samples:
             made = collect(wanted, entries, replace(runner, author=author), ledger)
             note(round_text(number, made))
         known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
-        chosen = lessons(known, how, seed)
+        levels = looked_at([task for task, _ in entries], runner) if how.reward == "graded" and how.alike else {}
+        chosen = lessons(known, how, seed, levels)
         note(
             f"  {plural(len(chosen), 'self-edit')} to imitate" if chosen else "  nothing to imitate: no policy from it"
         )
@@ -146,25 +168,41 @@ Lesson = tuple[Rollout, float]
 """A roll-out whose self-edit is to be imitated, and its weight in the M-step."""
 
 
-def lessons(rollouts: Sequence[Rollout], how: RestemSettings, seed: int) -> list[Lesson]:
+def looked_at(tasks: Sequence[Task], runner: Runner) -> dict[str, int]:
+    """How hard each task looks to the model before training, 0 to 9; one that cannot be looked at is left out."""
+    runner.view.stage("looking at tasks", 0, len(tasks))
+
+    def look(task: Task) -> tuple[str, int | None]:
+        found = runner.executor.run(LookJob(task), lambda progress: runner.view.progress(0, progress))
+        runner.view.advance()
+        return task.id, found.result
+
+    return {name: level for name, level in concurrently(runner.executor, look, tasks) if level is not None}
+
+
+def lessons(
+    rollouts: Sequence[Rollout], how: RestemSettings, seed: int, levels: Mapping[str, int] | None = None
+) -> list[Lesson]:
     """What an M-step imitates: with a graded reward `weighted_lessons`, else `to_imitate`, all of one weight."""
     if how.reward == "graded":
-        return weighted_lessons(rollouts, how)
+        return weighted_lessons(rollouts, how, levels or {})
     return [(each, 1.0) for each in to_imitate(rollouts, how, seed)]
 
 
-def weighted_lessons(rollouts: Sequence[Rollout], how: RestemSettings) -> list[Lesson]:
+def weighted_lessons(rollouts: Sequence[Rollout], how: RestemSettings, levels: Mapping[str, int]) -> list[Lesson]:
     """Self-edits that ran, weighted by exp(advantage / temperature), at most `per_task` of each task, the best.
 
     The weights of each task have the same sum, and the mean of all is 1. They come in order of task, the best first.
     With `contrast` there are none of a task whose self-edits are all as good: they say nothing about which are better.
+    With `levels`, how hard each task looks, an advantage is the mean over tasks that look alike.
     """
     by_task: dict[str, list[Rollout]] = {}
     for rollout in rollouts:
         by_task.setdefault(rollout.task, []).append(rollout)
     kept: list[list[Lesson]] = []
-    for _, made in sorted(by_task.items()):
-        best = sorted(advantages(made, how), key=lambda each: (-each[1], each[0].key))
+    found = {task: advantages(made, how) for task, made in sorted(by_task.items())}
+    for better in over_tasks_alike(found, levels).values():
+        best = sorted(better, key=lambda each: (-each[1], each[0].key))
         if best and not (how.contrast and best[0][1] == best[-1][1]):
             kept.append(best[: how.per_task])
     share = sum(map(len, kept)) / max(1, len(kept))  # of each task in the sum of all weights
@@ -172,7 +210,7 @@ def weighted_lessons(rollouts: Sequence[Rollout], how: RestemSettings) -> list[L
 
 
 def advantages(rollouts: Sequence[Rollout], how: RestemSettings) -> list[tuple[Rollout, float]]:
-    """How much better than its round each self-edit of one task was that ran, in nats a symbol.
+    """How much better than its round each self-edit of one task was that ran.
 
     A roll-out's advantage is its value minus the mean of those of its round that ran. Equal self-edits are one, the
     first of those that ran standing for its like: it has the mean of their advantages, failed ones included.
@@ -191,6 +229,29 @@ def advantages(rollouts: Sequence[Rollout], how: RestemSettings) -> list[tuple[R
         if first is not None:
             pooled.append((first, fmean(advantage for _, advantage in like)))
     return pooled
+
+
+def over_tasks_alike(
+    found: Mapping[str, Sequence[tuple[Rollout, float]]], levels: Mapping[str, int]
+) -> dict[str, list[tuple[Rollout, float]]]:
+    """The advantages of each task's self-edits as means over the tasks that look as hard and tried the same.
+
+    One roll-out says little of a self-edit. A task that looks one level harder or easier counts half; of a task without
+    a level its own advantages stay.
+    """
+    known: dict[SelfEdit | None, list[tuple[int, float]]] = {}
+    for task, rated in found.items():
+        for rollout, advantage in rated if task in levels else ():
+            known.setdefault(rollout.self_edit, []).append((levels[task], advantage))
+
+    def mean(edit: SelfEdit | None, level: int) -> float:
+        near = [(1.0 if at == level else 0.5, advantage) for at, advantage in known[edit] if abs(at - level) <= 1]
+        return sum(weight * advantage for weight, advantage in near) / sum(weight for weight, _ in near)
+
+    return {
+        task: [(each, mean(each.self_edit, levels[task]) if task in levels else advantage) for each, advantage in rated]
+        for task, rated in found.items()
+    }
 
 
 def _softmax(found: Sequence[tuple[Rollout, float]], temperature: float) -> list[Lesson]:
@@ -253,17 +314,17 @@ def rewarded(rollouts: Sequence[Rollout], how: RestemSettings) -> list[Rollout]:
 
 
 def value(rollout: Rollout, how: RestemSettings) -> float | None:
-    """What a roll-out was worth where the reward is graded, in nats a symbol; None where that was not measured.
+    """What a roll-out was worth where the reward is graded; None where that was not measured.
 
-    The log-probability of the true outputs, `floor` at least, less the price of its seconds of training and predicting.
-    A failed one is worth `floor`.
+    How probable it is to solve the task, 0 to 1, as the log-probability of the true outputs tells, less the price of
+    its seconds of training and predicting. A failed one is worth `FAILED`.
     """
     if rollout.status is not Status.OK:
-        return how.floor
+        return FAILED
     if rollout.solution_log_probability is None:
         return None
     seconds = sum(rollout.seconds.get(stage, 0.0) for stage in ("train", "predict"))
-    return max(how.floor, rollout.solution_log_probability) - how.price * seconds
+    return 1 / (1 + exp(EVEN - max(rollout.solution_log_probability, -100.0))) - how.price * seconds
 
 
 def round_text(number: int, rollouts: Sequence[Rollout]) -> str:
@@ -310,6 +371,7 @@ def _imitate(
         menu=schema.menu(),
         example=runner.settings.edit_example,
         schema=schema.json_schema(),
+        difficulty=runner.settings.self_edit.difficulty,
         settings=how.finetune,
         seed=derived_seed(runner.author.seed, RUN, "imitate", number),
         folder=str(folder / name),

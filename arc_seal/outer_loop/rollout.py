@@ -38,7 +38,7 @@ from arc_seal.inner_loop.job import (
     WriteJob,
 )
 from arc_seal.models.prompt import Completion, Sampling
-from arc_seal.models.weights import fingerprint
+from arc_seal.models.weights import PACKAGE, fingerprint, local_path
 from arc_seal.sandbox.worker import Executor, Outcome
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.random_edit import draw_edit
@@ -62,8 +62,10 @@ class SelfEditSettings(Settings):
     """conf/self_edit/; each setting is described in default.yaml there. The bounds are checked by `make_schema`."""
 
     by_hand: str | None = Field(alias="json")
+    policy: str | None
     example: str
     candidates: tuple[str, ...]
+    difficulty: bool
     bounds: dict[str, Any]
 
 
@@ -105,6 +107,14 @@ class RolloutSettings(Settings):
         """The example self-edit in the form that the model is to write; InputError when it is not valid."""
         return self.edit_schema.canonical(self.given(self.self_edit.example, "self_edit.example"))
 
+    @property
+    def candidates(self) -> list[SelfEdit]:
+        """The self-edits of `self_edit.candidates`; InputError where there are none, or one is not valid."""
+        texts = self.self_edit.candidates
+        if not texts:
+            raise InputError("self_edit.candidates", "", "at least one self-edit to try", "none")
+        return [self.given(text, f"self_edit.candidates[{number}]") for number, text in enumerate(texts)]
+
     def check(self, *, policy_writes: bool = False) -> None:
         """Refuse tools, bounds and an example that make no sense before anything is loaded or made.
 
@@ -128,7 +138,7 @@ class Author:
 
     kind: Literal["policy", "random", "hand", "none"]  # the model, chance, the user, or nobody: in context
     seed: int  # everything that is drawn depends on it
-    by_hand: SelfEdit | None = None  # the user's self-edit
+    by_hand: tuple[SelfEdit, ...] = ()  # self-edits that were given, for the samples in turn
     policy: str | None = None  # folder of the adapter that the model writes with; None writes with the model as it is
     adapt_from: str | None = None  # folder of the adapter that the inner loop begins from; None: the model as it is
 
@@ -146,6 +156,10 @@ class Rollout(BaseModel):
     # Tokens that its inner loop may train on, as its stage says; None: as `ttt.token_budget` does.
     token_budget: int | None = Field(default=None, ge=0)
     completion: str | None = None  # what the model wrote; None when the self-edit was given, drawn, or there is none
+    policy: str | None = None  # name of the policy's folder that wrote it; None: the model as it is, or nobody
+    # How probable the values of its fields were to the model that wrote it, where its form has few for each.
+    alternatives: dict[str, dict[str, float]] = {}
+    difficulty: int | None = Field(default=None, ge=0, le=9)  # how hard the task looked, where the model was told
     self_edit: SelfEdit | None = None  # the parsed self-edit; None when it was invalid or nothing is trained
     status: Status = Status.OK  # `OK`, or why there is nothing to try, or how trying it failed
     message: str = ""  # one line on a failure, else empty
@@ -157,8 +171,8 @@ class Rollout(BaseModel):
     reward: Literal[0, 1] | None = None
     # Share of the test outputs that an attempt gets right; None without a solution.
     score: float | None = Field(default=None, ge=0, le=1)
-    # Mean log-probability of the true outputs under the adapted model, over all views, in nats a symbol: the mean over
-    # queries. None where nobody asked for it, or on a failure.
+    # Log-probability of the true output under the adapted model, the mean over all views, in nats: that of the query
+    # where it is least. None where nobody asked for it, or on a failure.
     solution_log_probability: float | None = None
     model: str  # name of the model
     versions: dict[str, str]  # versions of what can change a result
@@ -232,26 +246,31 @@ class Runner:
         round: int = 0,
         timeout_s: float | None = None,
         common_seed: bool = False,
+        distinct: bool = False,
     ) -> list[Rollout]:
         """The self-edits to try on a task; one may be invalid still after being written `max_resamples` times anew.
 
         `timeout_s` is in the place of the executor's limit of a job, and holds for writing all of them. With
-        `common_seed` all are tried under the seed of the first, so that chance does not tell them apart.
+        `common_seed` all are tried under the seed of the first, so that chance does not tell them apart. With
+        `distinct` one that is equal to an earlier is written anew as often as one that is not valid, and a single one
+        is the likeliest.
         """
         provenance = {"model": self.settings.model_name, **_provenance()}
         proposed = []
         for sample in range(samples):
             seed = derived_seed(self.author.seed, task.id, "adapt", 0 if common_seed else sample)
-            edit = self.author.by_hand
+            given = self.author.by_hand
+            edit = given[sample % len(given)] if given else None
             if self.author.kind == "random":
                 rng = random.Random(derived_seed(self.author.seed, task.id, "draw", sample))
                 edit = draw_edit(self.settings.edit_schema, rng)
             key = {"run": run, "round": round, "task": task.id, "sample": sample}
+            key["policy"] = Path(self.author.policy).name if self.author.policy is not None else None
             proposed.append(Rollout.model_validate({**key, "seed": seed, "self_edit": edit, **provenance}))
         if self.author.kind == "policy":
-            proposed = self._written(task, proposed, timeout_s)
-        # One self-edit by hand is the same for all, and without any there is nothing to show.
-        shown = {"none": 0, "hand": 1}.get(self.author.kind)
+            proposed = self._written(task, proposed, timeout_s, distinct)
+        # One that was given to all is shown once, and without any there is nothing to show.
+        shown = {"none": 0, "hand": len(self.author.by_hand)}.get(self.author.kind)
         for rollout in proposed[:shown]:
             text = rollout.self_edit and self.settings.edit_schema.canonical(rollout.self_edit)
             self.view.proposed(rollout.model_copy(update={"completion": rollout.completion or text}))
@@ -343,7 +362,9 @@ class Runner:
             begin=begin,
         )
 
-    def _written(self, task: Task, rollouts: Sequence[Rollout], timeout_s: float | None) -> list[Rollout]:
+    def _written(
+        self, task: Task, rollouts: Sequence[Rollout], timeout_s: float | None, distinct: bool
+    ) -> list[Rollout]:
         """Have the model write all of them at once, and those that are not valid anew; the time is shared equally."""
         settings, schema, seconds = self.settings, self.settings.edit_schema, 0.0
         found, wanted = list(rollouts), list(rollouts)
@@ -351,9 +372,17 @@ class Runner:
             if not wanted or (again and timeout_s is not None and seconds >= timeout_s):
                 break
             seed = derived_seed(self.author.seed, task.id, "write", again)
-            sampling = Sampling(len(wanted), settings.temperature, seed, settings.max_tokens)
+            likeliest = distinct and len(found) == 1 and not again
+            temperature = 0.0 if likeliest else settings.temperature
+            sampling = Sampling(len(wanted), temperature, seed, settings.max_tokens)
             job = WriteJob(
-                task, schema.menu(), settings.edit_example, schema.json_schema(), sampling, self.author.policy
+                task,
+                menu=schema.menu(),
+                example=settings.edit_example,
+                schema=schema.json_schema(),
+                sampling=sampling,
+                difficulty=settings.self_edit.difficulty,
+                policy=self.author.policy,
             )
             outcome = self._run(job, wanted[0].sample, None if timeout_s is None else timeout_s - seconds)
             seconds += outcome.seconds
@@ -361,8 +390,11 @@ class Runner:
                 made: dict[str, Any] = {"status": outcome.status, "message": outcome.message}
                 if outcome.result is not None:
                     made = _parsed(outcome.result[number], schema)
-                found[rollout.sample] = rollout.model_copy(update=made)
+                if rollout.self_edit is None or made.get("self_edit") is not None:
+                    found[rollout.sample] = rollout.model_copy(update=made)
             wanted = [rollout for rollout in found if rollout.status is Status.INVALID_SELF_EDIT]
+            if distinct:
+                wanted += _repeated(found)
         return [rollout.model_copy(update={"writing_s": seconds / len(found)}) for rollout in found]
 
 
@@ -448,8 +480,16 @@ def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**model, "weights": fingerprint(location)} if isinstance(location, str) else dict(model)
 
 
-def check_policy(folder: Path, model: Mapping[str, Any]) -> None:
+def policy_location(policy: str | None) -> str | None:
+    """Where a policy is, for workers elsewhere too: a place in a package as it is, a folder with its whole path."""
+    if policy is None or policy.startswith(PACKAGE):
+        return policy
+    return str(Path(policy).expanduser().absolute())
+
+
+def check_policy(location: str, model: Mapping[str, Any]) -> None:
     """Refuse what is no kept policy, or one of other weights than the model's, before a model is loaded."""
+    folder = local_path(location)
     names = ("adapter_config.json", "adapter_model.safetensors")
     missing = next((name for name in names if not (folder / name).is_file()), None)
     if missing is not None:
@@ -460,7 +500,7 @@ def check_policy(folder: Path, model: Mapping[str, Any]) -> None:
         return  # whoever reads it says what is wrong with it
     weights = recorded_model(model).get("weights")
     if revision and weights and revision != weights:
-        expected = f"{weights}, the weights that {model.get('name')} has now"
+        expected = f"{weights}, the weights that {model.get('name')} has now (self_edit=fixed needs no policy)"
         raise InputError(str(folder / names[0]), "revision", expected, shortened(revision))
 
 
@@ -469,12 +509,20 @@ def _provenance() -> dict[str, Any]:
     return {"versions": versions(), "git_commit": git_commit()}
 
 
+def _repeated(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Those whose self-edit an earlier one has."""
+    edits = [rollout.self_edit for rollout in rollouts]
+    return [each for number, each in enumerate(rollouts) if each.self_edit and each.self_edit in edits[:number]]
+
+
 def _parsed(completion: Completion, schema: Schema) -> dict[str, Any]:
     """What a completion makes of a roll-out."""
     made: dict[str, Any] = {"completion": completion.text, "status": Status.OK, "message": ""}
+    made["difficulty"] = completion.difficulty
     if not completion.finished:
         return {**made, "status": Status.INVALID_SELF_EDIT, "message": "the self-edit was cut off at max_tokens"}
     try:
-        return {**made, "self_edit": schema.parse(completion.text)}
+        edit = schema.parse(completion.text)
+        return {**made, "self_edit": edit, "alternatives": schema.alternatives(completion.text, completion.choices)}
     except InvalidSelfEdit as error:
         return {**made, "status": error.status, "message": str(error)}

@@ -6,7 +6,6 @@ import time
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby, pairwise
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,6 +26,7 @@ from arc_seal.outer_loop.rollout import (
     concurrently,
     derived_seed,
     grids,
+    policy_location,
     versions,
 )
 from arc_seal.outer_loop.stages import Adapters, LoadClock, roll_out_best, solve_until
@@ -36,6 +36,10 @@ from arc_seal.settings import shortened
 
 EARLY, DOUBLED = (8000, 30000), 2
 """With a deadline: tokens of the first stages, and how often those of the last are doubled while there is time."""
+
+
+PAST_WANTED = 0.1
+"""How much of the gain of another stage is left once a task has the tokens that its self-edits want."""
 
 
 class SolveSettings(RolloutSettings):
@@ -63,7 +67,7 @@ class SolveSettings(RolloutSettings):
             found = "policy" if self.policy is not None else "select=held_out"
             raise InputError("train", "", f"true, for {found} is about self-edits", "false")
         if (policy := self.author.policy) is not None:  # the author refuses what it cannot be, too
-            check_policy(Path(policy), self.model)
+            check_policy(policy, self.model)
 
     @property
     def budgets(self) -> tuple[int | None, ...]:
@@ -104,9 +108,8 @@ class SolveSettings(RolloutSettings):
         if not self.train:
             return Author("none", self.seed)
         if by_hand is not None:
-            return Author("hand", self.seed, by_hand=self.given(by_hand, "self_edit.json"))
-        folder = self.policy and str(Path(self.policy).expanduser().absolute())  # for workers elsewhere
-        return Author("policy", self.seed, policy=folder)
+            return Author("hand", self.seed, by_hand=(self.given(by_hand, "self_edit.json"),))
+        return Author("policy", self.seed, policy=policy_location(self.policy or self.self_edit.policy))
 
 
 class Solved(BaseModel):
@@ -219,12 +222,21 @@ class Solving:
     @property
     def budgets(self) -> tuple[int | None, ...]:
         """Tokens of each stage that is left."""
-        read = max((_or_all(rollout.token_budget) for rollout in self.rollouts), default=-1)
-        edits = [rollout.self_edit for rollout in self.rollouts if rollout.self_edit is not None]
-        wanted = max((_or_all(edit.training.tokens) for edit in edits), default=math.inf)
+        wanted = self._wanted if self._settings.deadline_s is None else math.inf
         if self._stages and not any(rollout.result for rollout in self._stages[-1]):  # more would fail alike
             wanted = min(wanted, _or_all(self._settings.ttt.token_budget))
-        return tuple(tokens for tokens in self._settings.budgets if read < min(_or_all(tokens), wanted))
+        return tuple(tokens for tokens in self._settings.budgets if self._read < min(_or_all(tokens), wanted))
+
+    @property
+    def _read(self) -> float:
+        """Tokens of the last stage; -1 before any."""
+        return max((_or_all(rollout.token_budget) for rollout in self.rollouts), default=-1)
+
+    @property
+    def _wanted(self) -> float:
+        """Tokens that the self-edits want, at most."""
+        edits = [rollout.self_edit for rollout in self.rollouts if rollout.self_edit is not None]
+        return max((_or_all(edit.training.tokens) for edit in edits), default=math.inf)
 
     @property
     def rollouts(self) -> list[Rollout]:
@@ -246,8 +258,8 @@ class Solving:
     @property
     def gain(self) -> float:
         """How probably one more stage solves it; 1 where nothing tells."""
-        calibration = self._settings.calibration
-        return 1.0 if calibration is None or self.chance is None else calibration.gain * (1 - self.chance)
+        calibration, share = self._settings.calibration, 1.0 if self._read < self._wanted else PAST_WANTED
+        return share * (1.0 if calibration is None or self.chance is None else calibration.gain * (1 - self.chance))
 
     def advance(self, budget: int | None, ends: float | None, turns: threading.Semaphore) -> None:
         """Do a stage of so many tokens until a time of `time.monotonic`, each job in a turn of its own.
@@ -376,19 +388,22 @@ class Solving:
         """The roll-outs of a stage, to be tried: one in context where nothing is trained on."""
         settings = self._settings
         if budget == 0:
-            author = replace(settings.author, kind="none", by_hand=None, policy=None)
+            author = replace(settings.author, kind="none", by_hand=(), policy=None)
             proposed = Runner(self._executor, settings, author, self._clock).propose(self.task, 1)
         else:
             if self._proposed is None:
-                self._proposed = self._runner.propose(self.task, settings.samples, timeout_s=timeout_s)
+                self._proposed = self._runner.propose(self.task, settings.samples, timeout_s=timeout_s, distinct=True)
             proposed = self._proposed
         begin = len(self.rollouts)
         # Writing is counted once.
         once = {"writing_s": 0.0} if any(each.token_budget for each in self.rollouts) else {}
 
         def numbered(number: int, rollout: Rollout) -> Rollout:
-            seed = derived_seed(settings.seed, self.task.id, "adapt", number)
-            return rollout.model_copy(update={"sample": number, "seed": seed, "token_budget": budget, **once})
+            seed, edit = derived_seed(settings.seed, self.task.id, "adapt", number), rollout.self_edit
+            if edit is not None and settings.deadline_s is not None and _or_all(budget) > _or_all(edit.training.tokens):
+                edit = edit.of_tokens(budget)
+            changes = {"sample": number, "seed": seed, "token_budget": budget, "self_edit": edit, **once}
+            return rollout.model_copy(update=changes)
 
         return [numbered(number, each) for number, each in enumerate(proposed, start=begin)]
 

@@ -27,7 +27,17 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from arc_seal.errors import ExecutorClosed, InputError, JobFailure, Status, one_line
-from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, Job, Progress, Report, ScoreJob, WriteJob
+from arc_seal.inner_loop.job import (
+    AdaptJob,
+    ExamineJob,
+    FinetuneJob,
+    Job,
+    LookJob,
+    Progress,
+    Report,
+    ScoreJob,
+    WriteJob,
+)
 from arc_seal.models.weights import ChatSource, GridSource, ModelSource
 from arc_seal.settings import Settings, first_fault
 
@@ -250,6 +260,10 @@ def carry_out(job: Job[R], model: "Model", report: Report) -> R:
             from arc_seal.inner_loop.adapt import score_known
 
             done = score_known(job, model)
+        case LookJob():
+            from arc_seal.inner_loop.policy import difficulty
+
+            done = difficulty(job.task, model)
         case WriteJob() | FinetuneJob():
             from arc_seal.inner_loop.policy import finetune, write
 

@@ -6,6 +6,7 @@ picklable, and its JSON is what a model writes and what `result.json` keeps.
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, NoReturn, Self, TypeVar
@@ -82,6 +83,18 @@ class SelfEdit(Settings):
 
     tools: tuple[ToolCall, ...]
     training: Training
+
+    def of_tokens(self, tokens: int | None) -> "SelfEdit":
+        """The same, trained on so many tokens at most; None for no limit."""
+        return self.model_copy(update={"training": self.training.model_copy(update={"tokens": tokens})})
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A place in a text at which the grammar left several tokens to choose from."""
+
+    begin: int  # characters before it
+    chances: Mapping[str, float]  # the likeliest tokens, with the probability that the model gives them there
 
 
 class Strict(Settings, strict=True):

@@ -7,7 +7,7 @@ of the paper's code are not copied: input and output are translated by one shift
 a failure, not zero epochs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import product
 from typing import Annotated, Any, Literal, Self, get_args
@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, WithJs
 from pydantic_core import PydanticCustomError
 
 from arc_seal.errors import InputError
-from arc_seal.self_edit.edit import SelfEdit, Strict, ToolCall, Training, canonical, plain_schema, read, refuse
+from arc_seal.self_edit.edit import Choice, SelfEdit, Strict, ToolCall, Training, canonical, plain_schema, read, refuse
 from arc_seal.self_edit.toolbox import Toolbox
 from arc_seal.settings import Settings, first_fault
 
@@ -137,15 +137,15 @@ class ChoiceBounds(Settings):
     """What may be chosen in the form of choices; the values in use are in conf/self_edit/choices.yaml."""
 
     form: Literal["choices"] = "choices"
-    tokens: Choices = (8000, 30000, 60000, 120000)
+    tokens: Choices = (8000, 30000, 120000)
     # Within bounds in which the grammar writes a number as `canonical` does.
-    learning_rate: Annotated[tuple[Annotated[float, Field(ge=0.00001, lt=1)], ...], Field(min_length=1)] = (
-        0.0005, 0.001, 0.002, 0.003, 0.005,
-    )  # fmt: skip
-    rank: Choices = (16, 64, 128)
+    learning_rate: Annotated[tuple[Annotated[float, Field(ge=0.00001, lt=1)], ...], Field(min_length=1)] = (0.002,)
+    rank: Choices = (64,)
     demonstrations: Annotated[tuple[Annotated[int | str, AfterValidator(_check_most)], ...], Field(min_length=1)] = (
-        2, 3, "all",
-    )  # fmt: skip
+        "all",
+    )
+    symmetries: Annotated[tuple[bool, ...], Field(min_length=1)] = (True,)
+    colours: Annotated[tuple[bool, ...], Field(min_length=1)] = (True,)
     max_examples: int = Field(default=256, ge=4)
 
 
@@ -166,6 +166,10 @@ class _Form:
     def json_schema(self) -> dict[str, Any]:
         """JSON schema of the text, for the decoding grammar: each self-edit has one text, without spaces."""
         return {**plain_schema(self._model), "x-guidance": COMPACT}
+
+    def alternatives(self, text: str, choices: Sequence[Choice]) -> dict[str, dict[str, float]]:
+        """How probable each value of a field was, where the form has few for each; else nothing."""
+        return {}
 
 
 class SelfEditSchema(_Form):
@@ -251,10 +255,9 @@ class ChoiceSchema(_Form):
 
     def __init__(self, bounds: ChoiceBounds) -> None:
         self.bounds = bounds
-        self._allowed = {name: getattr(bounds, name, (False, True)) for name in ChoiceEdit.model_fields}
+        self._allowed = {name: getattr(bounds, name) for name in ChoiceEdit.model_fields}
         kinds: dict[str, Any] = {
-            name: bool if name not in ChoiceBounds.model_fields else Literal[allowed]
-            for name, allowed in self._allowed.items()
+            name: bool if allowed == (False, True) else Literal[allowed] for name, allowed in self._allowed.items()
         }
         self._model = create_model("Choices", __base__=Strict, **kinds)
 
@@ -285,6 +288,30 @@ class ChoiceSchema(_Form):
             if training.tokens and compiled_choices(edit, self.bounds.max_examples) == self_edit:
                 return canonical(edit)
         raise ValueError("this self-edit has no text in the form of choices")
+
+    def alternatives(self, text: str, choices: Sequence[Choice]) -> dict[str, dict[str, float]]:
+        """How probable each value of a field was after the fields before it; fields without a choice are left out.
+
+        Values that no token told from one another are left out.
+        """
+        found = {}
+        for name, allowed in self._allowed.items():
+            begin = text.find(f'"{name}":') + len(name) + 3
+            values, chances, path = [canonical(each) for each in allowed], dict[str, float](), 1.0
+            written = next((each for each in values if text.startswith(each, begin)), "")
+            for choice in choices:
+                place = choice.begin - begin
+                if 0 <= place < len(written):
+                    for token, chance in choice.chances.items():
+                        alike = [each for each in values if each.startswith(written[:place] + token)]
+                        if len(alike) == 1:
+                            chances[alike[0]] = path * chance
+                    path *= next(
+                        (each for token, each in choice.chances.items() if written.startswith(token, place)), 0
+                    )
+            if chances:
+                found[name] = chances
+        return found
 
 
 Strategy = Literal["train_using_all_tokens", "train_using_output_tokens"]

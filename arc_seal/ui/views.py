@@ -62,6 +62,10 @@ def recording_console() -> Console:
     )  # fmt: skip
 
 
+MOST_ALTERNATIVES = 4
+"""Of a field of a self-edit, how many values are shown that it might have had."""
+
+
 @dataclass
 class TaskView(Display):
     """Shows tasks being solved, one after another: what is asked, what the model decided, what came of it."""
@@ -104,7 +108,7 @@ class TaskView(Display):
         text = given if rollout.completion is None else rollout.completion
         fault = "" if rollout.self_edit is not None else " (not valid)" if text else ": none was written"
         title = Text(f"Self-edit{self._which(rollout.sample)}{fault}", style="bold")
-        self.keep(title, _Written(text), Text())
+        self.keep(title, _Written(text), *map(Text, written_by(rollout)), Text())
 
     def finished(self, rollout: Rollout) -> None:
         """Say how a roll-out ended, unless all is well and it is the only one."""
@@ -137,6 +141,18 @@ class TaskView(Display):
 
     def _which(self, sample: int) -> str:
         return f" {sample + 1} of {self._samples}" if self._samples > 1 else ""
+
+
+def written_by(rollout: Rollout) -> list[str]:
+    """Who wrote a self-edit, and what else it might have been; nothing of one that was given or drawn."""
+    if rollout.completion is None or rollout.self_edit is None:
+        return []
+    looks = "" if rollout.difficulty is None else f", to which the task looks {rollout.difficulty} of 9 hard"
+    lines = [f"written by {rollout.policy or rollout.model}{looks}"]
+    for name, chances in rollout.alternatives.items():
+        likeliest = sorted(chances.items(), key=lambda each: -each[1])[:MOST_ALTERNATIVES]
+        lines.append(f"  {name}: {', '.join(f'{value} ({percent(chance)})' for value, chance in likeliest)}")
+    return lines
 
 
 @dataclass

@@ -1,21 +1,35 @@
 """What the policy is asked, and what it is not shown."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pytest import approx
 
-from arc_seal.arc.grid import Grid
+from arc_seal.arc.grid import SYMMETRIES, Grid, apply
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, Progress, RewardedEdit, WriteJob
-from arc_seal.inner_loop.policy import MAX_PROMPT_TOKENS, finetune, self_edit_prompt, write
+from arc_seal.inner_loop.lora import with_fresh_adapter
+from arc_seal.inner_loop.policy import MAX_PROMPT_TOKENS, difficulty, finetune, self_edit_prompt, write
 from arc_seal.models.prompt import Prompt, Sampling
 from arc_seal.models.scripted import ScriptedModel
-from arc_seal.self_edit.schema import ORACLE, Bounds, PaperBounds, PaperSchema, SelfEditSchema, compiled
-from tests.inner_loop.builders import ignore
-from tests.models.builders import MODELS, SMALL, MakeModel
+from arc_seal.self_edit.edit import canonical
+from arc_seal.self_edit.schema import (
+    ORACLE,
+    Bounds,
+    ChoiceEdit,
+    ChoiceSchema,
+    PaperBounds,
+    PaperSchema,
+    SelfEditSchema,
+    compiled,
+)
+from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
+from tests.models.builders import MODELS, SMALL, MakeModel, grid_model
 from tests.self_edit.builders import TOOLBOX, edit, random_task
+from tests.self_edit.test_choices import WIDE
 
 GOLDEN = Path(__file__).parent / "golden" / "policy_prompt.txt"
 SCHEMA = SelfEditSchema(TOOLBOX, Bounds())
@@ -99,3 +113,48 @@ def test_every_token_of_a_self_edit_is_a_target_where_that_is_wanted(tmp_path: P
     settings = FinetuneSettings(targets="text", epochs=1)
     job = FinetuneJob((RewardedEdit(SMALL, text),), "", "", SCHEMA.json_schema(), settings, 0, str(tmp_path / "policy"))
     assert finetune(job, model, ignore).targets == len(text) + 1  # and the end marker
+
+
+def test_a_task_looks_easier_the_better_its_demonstrations_are_known() -> None:
+    model, task = grid_model(0), copying_task((1, 2, 3, 4))
+    before = difficulty(task, model)
+    turned = [task.map_grids(lambda grid, way=way: Grid.from_array(apply(grid.array, way))) for way in SYMMETRIES]
+    with with_fresh_adapter(model, 8, 16.0, seed=0):
+        learn(model, examples_of(model, turned), training={"epochs": 20, "learning_rate": 0.02})
+        after = difficulty(task, model)
+    assert 0 <= after < before <= 9
+    assert before == difficulty(task, model)
+
+
+def test_how_hard_a_task_looks_is_said_of_its_demonstrations_alone() -> None:
+    model, task = grid_model(0), copying_task((1, 2, 3, 4))
+    other = Task(task.id, task.demos, (Grid.from_rows([[4] * 30]),))
+    single = task.with_demos(task.demos[:1])
+    assert difficulty(task, model) == difficulty(other, model)
+    assert 0 <= difficulty(single, model) <= 9  # looked at behind itself
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_the_policy_is_told_how_hard_a_task_looks_to_the_model_without_it(make: MakeModel, tmp_path: Path) -> None:
+    model, schema = make(0), PaperSchema(PaperBounds())
+    level, learnt = difficulty(SMALL, model), RewardedEdit(SMALL, schema.canonical(compiled(ORACLE)))
+    settings = FinetuneSettings(targets="choices", learning_rate=0.02, epochs=2, variants=2, batch_size=2)
+    job = FinetuneJob((learnt,), "", "", schema.json_schema(), settings, 0, str(tmp_path / "policy"), difficulty=True)
+    finetune(job, model, ignore)
+    plain = WriteJob(SMALL, "", "", schema.json_schema(), Sampling(1, 0.0, 0, 400), job.folder)
+    (told,), (untold,) = (write(replace(plain, difficulty=each), model, ignore) for each in (True, False))
+    assert (told.difficulty, untold.difficulty) == (level, None)
+    assert str(self_edit_prompt(SMALL, "", "", level).turns[0].content[-1]).endswith(f"from 0 to 9: {level}")
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_what_was_chosen_comes_with_its_probabilities(make: MakeModel) -> None:
+    model, schema = make(0), ChoiceSchema(WIDE)
+    asked = WriteJob(SMALL, "", "", schema.json_schema(), Sampling(3, 1.0, 0, 400))
+    for each in write(asked, model, ignore):
+        found, chosen = schema.alternatives(each.text, each.choices), json.loads(each.text)
+        assert list(found) == list(ChoiceEdit.model_fields)
+        for name, chances in found.items():
+            assert canonical(chosen[name]) in chances and 0 < sum(chances.values()) <= 1 + 1e-6
+        assert set(found["symmetries"]) == {"true", "false"} and sum(found["symmetries"].values()) == approx(1.0)
+        assert set(found["tokens"]) == {"8000", "30000", "60000", "120000"}

@@ -20,6 +20,7 @@ from arc_seal.inner_loop.job import (
     ExamineJob,
     FinetuneJob,
     LoadJob,
+    LookJob,
     Progress,
     Report,
     Result,
@@ -56,8 +57,10 @@ SETTINGS = RolloutSettings(
     self_edit=SelfEditSettings.model_validate(
         {
             "json": None,
+            "policy": None,
             "example": canonical(edit(ToolCall.of("rotate", quarter_turns=1), learning_rate=0.01)),
             "candidates": (),
+            "difficulty": False,
             "bounds": {"form": "default", **BOUNDS},
         }
     ),
@@ -176,12 +179,17 @@ class FakeExecutor:
                 return TrainingRecord(len(job.edits), 0, 2, 100, 10, 0.0, (2.0, 1.0))
             case LoadJob():
                 return None
+            case LookJob():
+                return len(job.task.demos)
             case _:
                 raise AssertionError(f"an unknown job: {job}")
 
     def _scored(self, job: AdaptJob) -> tuple[Candidate, ...]:
         known = [(query, grid) for query, grids in enumerate(job.known) for grid in grids]
-        return tuple(Candidate(query, "known", grid, self.grades(job), -9.0) for query, grid in known)
+        symbols = 100
+        return tuple(
+            Candidate(query, "known", grid, self.grades(job), symbols * self.grades(job)) for query, grid in known
+        )
 
 
 def result(task: Task, right: bool, seconds: float) -> Result:

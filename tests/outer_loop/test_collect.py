@@ -255,7 +255,7 @@ def test_graded_the_true_outputs_are_scored_under_one_seed_and_nothing_else_chan
     with begun(tmp_path / "plain.sqlite") as other:
         before = gather(other, plain, tasks, settings=SCORED)
     rows = gather(ledger, executor, tasks, settings=SCORED, graded=True)
-    assert [row.solution_log_probability for row in rows] == [-0.001, -0.002, -0.001, None, -0.001, None, -0.003]
+    assert [row.solution_log_probability for row in rows] == pytest.approx([-0.1, -0.2, -0.1, None, -0.1, None, -0.3])
     assert [row.reward for row in rows] == [row.reward for row in before] == [0, 1, 0, 0, 0, 0, 1]
     seed = derived_seed(0, "task0", "adapt", 0)
     jobs = executor.of(AdaptJob)
@@ -276,7 +276,7 @@ def test_graded_a_failure_has_no_log_probability(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("kind", ["none", "hand", "random"])
 def test_whoever_writes_each_sample_has_its_record(kind: Any, ledger: Ledger) -> None:
-    executor, author = FakeExecutor(), Author(kind, 0, by_hand=SCHEMA.parse(ONE) if kind == "hand" else None)
+    executor, author = FakeExecutor(), Author(kind, 0, by_hand=(SCHEMA.parse(ONE),) if kind == "hand" else ())
     rows = gather(ledger, executor, author=author, samples=2)
     assert executor.of(WriteJob) == [] and len(rows) == 4
     assert all(row.completion is None and "write" not in row.seconds for row in rows)

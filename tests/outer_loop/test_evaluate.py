@@ -192,7 +192,7 @@ def test_another_configuration_is_refused(
         (
             ("fixed",),
             {"settings": with_candidates()},
-            "self_edit.candidates: expected at least one self-edit for the row fixed",
+            "self_edit.candidates: expected at least one self-edit to try",
         ),
         (
             ("fixed",),

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from math import e, inf
+from math import e, inf, log
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,6 +18,7 @@ from arc_seal.outer_loop.restem import (
     RestemSettings,
     advantages,
     lessons,
+    over_tasks_alike,
     rewarded,
     round_text,
     to_imitate,
@@ -30,13 +31,14 @@ from tests.outer_loop.ledger_builders import rollout
 
 PAPER = RestemSettings(
     rounds=1,
+    first="policy",
     samples=4,
     reward="solution",
     examine=False,
     margin=0.02,
-    floor=-2.0,
     price=0.0,
     temperature=0.1,
+    alike=False,
     per_task=None,
     contrast=False,
     adapt_from="base",
@@ -201,13 +203,12 @@ def test_what_is_imitated_holds_its_rules(
 @pytest.mark.parametrize(
     ("log_probability", "price", "changes", "worth"),
     [
-        (-0.5, 0.0, {}, -0.5),
-        (-0.5, 0.1, {}, -0.675),  # 1.5 seconds of training and 0.25 of predicting; writing and examining are not paid
-        (-5.0, 0.0, {}, -2.0),
-        (-5.0, 0.1, {}, -2.175),
-        (-inf, 0.0, {}, -2.0),
-        (None, 0.1, {"status": Status.TIMEOUT, "result": None}, -2.0),
-        (None, 0.1, {"status": Status.INVALID_SELF_EDIT, "self_edit": None, "result": None}, -2.0),
+        (-4.5, 0.0, {}, 0.5),
+        (-4.5, 0.1, {}, 0.325),  # 1.5 seconds of training and 0.25 of predicting; writing and examining are not paid
+        (-0.5, 0.0, {}, 1 / (1 + e**-4)),
+        (-inf, 0.0, {}, 0.0),
+        (None, 0.1, {"status": Status.TIMEOUT, "result": None}, -1.0),
+        (None, 0.1, {"status": Status.INVALID_SELF_EDIT, "self_edit": None, "result": None}, -1.0),
         (None, 0.0, {}, None),
     ],
 )
@@ -215,16 +216,17 @@ def test_graded_a_roll_out_is_worth_what_the_solution_is_probable_less_its_secon
     log_probability: float | None, price: float, changes: dict[str, Any], worth: float | None
 ) -> None:
     found = value(rollout(0, solution_log_probability=log_probability, **changes), changed(GRADED, price=price))
-    assert found == (worth if worth is None else pytest.approx(worth))
+    assert found == (worth if worth is None else pytest.approx(worth, abs=1e-9))
 
 
 def graded(task: str, values: dict[str, float | None], **changes: Any) -> list[Rollout]:
-    """Roll-outs of a task, self-edits by letter and a digit more, and their log-probabilities; None for a failure."""
+    """Roll-outs of a task, self-edits by letter and a digit more, and their chances to solve it; None for a failure."""
     failed = {"status": Status.TIMEOUT, "result": None}
     return [
         rollout(
             sample,
-            **{"task": task, "self_edit": EDITS[name[0]], "solution_log_probability": found, "reward": 0, **changes},
+            **{"task": task, "self_edit": EDITS[name[0]], "reward": 0, **changes},
+            solution_log_probability=None if found is None else log(found / (1 - found)) - 4.5,
             **(failed if found is None else {}),
         )
         for sample, (name, found) in enumerate(values.items())
@@ -236,7 +238,7 @@ def weights(found: list[Lesson]) -> dict[tuple[str, str], float]:
 
 
 def test_graded_lessons_weigh_by_their_advantage_and_tasks_alike() -> None:
-    rows = [*graded("b", {"A": -0.5, "B": -0.6, "C": -0.4}), *graded("a", {"A": -0.1, "B": -0.1})]
+    rows = [*graded("b", {"A": 0.5, "B": 0.4, "C": 0.6}), *graded("a", {"A": 0.9, "B": 0.9})]
     found = lessons(rows, GRADED, 0)
     assert [(row.task, LETTERS[row.self_edit]) for row, _ in found if row.self_edit] == [
         ("a", "A"), ("a", "B"), ("b", "C"), ("b", "A"), ("b", "B"),
@@ -252,17 +254,35 @@ def test_graded_lessons_weigh_by_their_advantage_and_tasks_alike() -> None:
 
 
 def test_graded_the_advantage_is_over_what_ran_in_its_round_and_equal_self_edits_are_one() -> None:
-    rows = graded("a", {"A": -0.4, "A2": -0.6, "B": -0.2, "X": None, "B2": None})
+    rows = graded("a", {"A": 0.4, "A2": 0.2, "B": 0.6, "X": None, "B2": None})
     found = {LETTERS[row.self_edit]: (row.sample, each) for row, each in advantages(rows, GRADED) if row.self_edit}
-    assert found == {"A": (0, pytest.approx(-0.1)), "B": (2, pytest.approx((0.2 + (-2.0 + 0.4)) / 2))}
-    later = graded("a", {"A": -1.0, "C": -1.2}, round=1)
+    assert found == {"A": (0, pytest.approx(-0.1)), "B": (2, pytest.approx((0.2 + (-1.0 - 0.4)) / 2))}
+    later = graded("a", {"A": 0.3, "C": 0.1}, round=1)
     found = {LETTERS[row.self_edit]: each for row, each in advantages([*rows, *later], GRADED) if row.self_edit}
     assert found["A"] == pytest.approx((0.0 - 0.2 + 0.1) / 3) and found["C"] == pytest.approx(-0.1)
     assert (advantages([], GRADED), lessons([], GRADED, 0)) == ([], [])
     assert advantages(graded("a", {"A": None}), GRADED) == []
     assert advantages([rollout(0)], GRADED) == []  # of a run that did not measure it
     slow = changed(GRADED, price=0.1)
-    assert [each for _, each in advantages(graded("a", {"A": -0.4, "B": -0.4}), slow)] == [0.0, 0.0]
+    assert [each for _, each in advantages(graded("a", {"A": 0.4, "B": 0.4}), slow)] == [0.0, 0.0]
+
+
+def test_graded_tasks_that_look_alike_share_what_their_self_edits_are_worth() -> None:
+    rows = [
+        *graded("a", {"A": 0.9, "B": 0.5}), *graded("b", {"A": 0.2, "B": 0.6}),
+        *graded("c", {"A": 0.1, "B": 0.7}), *graded("d", {"A": 0.5, "B": 0.5}),
+    ]  # fmt: skip
+    by_task = {task: advantages([row for row in rows if row.task == task], GRADED) for task in "abcd"}
+    found = over_tasks_alike(by_task, {"a": 3, "b": 3, "c": 4})
+    of_a = {task: rated[0][1] for task, rated in found.items()}  # the advantage of A, minus that of B
+    assert of_a == {
+        "a": pytest.approx((0.2 - 0.2 - 0.5 * 0.3) / 2.5), "b": pytest.approx((0.2 - 0.2 - 0.5 * 0.3) / 2.5),
+        "c": pytest.approx((-0.3 + 0.5 * 0.2 - 0.5 * 0.2) / 2.0), "d": pytest.approx(0.0),
+    }  # fmt: skip
+    assert over_tasks_alike(by_task, {}) == by_task
+    weighed = weights(lessons(rows, GRADED, 0, {"a": 3, "b": 3, "c": 4}))
+    assert weighed["a", "B"] > weighed["a", "A"] == pytest.approx(weighed["b", "A"])
+    assert weighed["d", "A"] == weighed["d", "B"]
 
 
 @pytest.mark.parametrize("reward", ["solution", "gain", "held_out_demo"])

@@ -15,7 +15,7 @@ import pytest
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Entry, Solution, Task
 from arc_seal.errors import FinetuningFailed, InputError, Status
-from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, FinetuneSettings, RewardedEdit, WriteJob
+from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, FinetuneSettings, LookJob, RewardedEdit, WriteJob
 from arc_seal.inner_loop.policy import finetune, write
 from arc_seal.models.prompt import Sampling
 from arc_seal.models.scripted import ScriptedModel
@@ -25,6 +25,7 @@ from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner
 from arc_seal.self_edit.schema import ORACLE, compiled
 from tests.inner_loop.builders import copying_task, ignore
 from tests.outer_loop.fakes import RIGHT, ROLLOUTS, SCHEMA, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
+from tests.outer_loop.fakes import changed as changed_rollouts
 from tests.outer_loop.ledger_builders import rollout
 from tests.outer_loop.test_collect import SCORED
 from tests.outer_loop.test_restem import GRADED, LABEL_FREE, PAPER, changed, of
@@ -286,9 +287,10 @@ def test_graded_a_solution_is_scored_and_is_nowhere_else(tmp_path: Path) -> None
 def test_graded_all_that_ran_are_imitated_by_their_weights(run: Run) -> None:
     run.executor.texts = spoken(TEXTS[9], TEXTS[29], "no", TEXTS[9])
     run.executor.solves = lambda job: False
-    (policy,) = run.go(GRADED, settings=SCORED, temperature=0.02)
+    (policy,) = run.go(GRADED, settings=SCORED, temperature=0.1)
     (job,) = run.finetuned
-    best, other = 2 / (1 + exp(-1)), 2 / (1 + exp(1))  # -0.01 and -0.03 nats a symbol
+    gap = 1 / (1 + exp(1 - 4.5)) - 1 / (1 + exp(3 - 4.5))  # of a grid of -1 nats, and one of -3
+    best, other = 2 / (1 + exp(-gap / 0.1)), 2 / (1 + exp(gap / 0.1))
     weights = [(each.task.id, each.self_edit, each.weight) for each in job.edits]
     assert weights == [
         (task, text, pytest.approx(weight))
@@ -298,7 +300,34 @@ def test_graded_all_that_ran_are_imitated_by_their_weights(run: Run) -> None:
     assert [(task, sample) for _, _, task, sample in policy.rollouts] == [
         ("task0", 0), ("task0", 1), ("task1", 0), ("task1", 1),
     ]  # fmt: skip
-    assert any("0/8 solved" in note and "of the solution -0.017" in note for note in run.notes.notes)
+    assert any("0/8 solved" in note and "of the solution -1.667" in note for note in run.notes.notes)
+
+
+def test_the_first_round_may_try_the_candidates(run: Run) -> None:
+    edits = SCORED.self_edit.model_dump(by_alias=True)
+    settings = changed_rollouts(SCORED, self_edit={**edits, "candidates": TEXTS[:3]})
+    run.go(GRADED, settings=settings, rounds=2, first="candidates", samples=2)
+    first, second = run.ledger.rollouts("train", 0), run.ledger.rollouts("train", 1)
+    assert [(row.task, row.sample, SCHEMA.canonical(row.self_edit)) for row in first if row.self_edit] == [
+        (task, sample, text) for task in ("task0", "task1") for sample, text in enumerate(TEXTS[:3])
+    ]
+    assert len({(row.task, row.seed) for row in first}) == 2 and len(second) == 4
+    assert {job.policy for job in run.executor.of(WriteJob)} == {str(run.folder / "round-1")}
+
+
+def test_graded_tasks_are_looked_at_where_they_are_to_share(run: Run) -> None:
+    run.go(GRADED, settings=SCORED, alike=True)
+    assert {job.task.id for job in run.executor.of(LookJob)} == {"task0", "task1"}
+    run.executor.jobs.clear()
+    run.go(changed(GRADED, alike=True, reward="solution"))
+    assert run.executor.of(LookJob) == []
+
+
+def test_without_candidates_the_first_round_cannot_try_them(run: Run) -> None:
+    with pytest.raises(
+        InputError, match=r"^self_edit\.candidates: expected at least one self-edit to try, found none$"
+    ):
+        run.go(GRADED, settings=SCORED, first="candidates")
 
 
 def test_graded_needs_scores(run: Run) -> None:
@@ -307,16 +336,19 @@ def test_graded_needs_scores(run: Run) -> None:
     assert run.executor.jobs == []
 
 
-def test_neither_writing_nor_imitating_sees_a_query(tmp_path: Path) -> None:
+@pytest.mark.parametrize("difficulty", [False, True])
+def test_neither_writing_nor_imitating_sees_a_query(tmp_path: Path, difficulty: bool) -> None:
     task = copying_task()
     other = Task(task.id, task.demos, (Grid.from_rows([[4] * 9]),) * 2)
     model, learnt = ScriptedModel([TEXTS[0]]), []
     for number, each in enumerate((task, other)):
-        write(WriteJob(each, "menu", TEXTS[0], {}, Sampling(1, 1.0, 0, 500)), model, ignore)
+        asked = WriteJob(each, "menu", TEXTS[0], {}, Sampling(1, 1.0, 0, 500), difficulty=difficulty)
+        write(asked, model, ignore)
         folder = tmp_path / str(number)
         job = FinetuneJob(
             (RewardedEdit(each, TEXTS[0]),), "menu", TEXTS[0], {}, FinetuneSettings(epochs=2), 0, str(folder)
         )
+        job = replace(job, difficulty=difficulty)
         finetune(job, model, ignore)
         learnt.append((folder / "adapter_model.safetensors").read_bytes())
     assert model.prompts[0] == model.prompts[1]

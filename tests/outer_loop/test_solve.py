@@ -11,7 +11,7 @@ import pytest
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Solution, Task
 from arc_seal.errors import InputError, Status
-from arc_seal.inner_loop.job import AdaptJob, ScoreJob, TrainedAdapter, TrainingSettings, pooled, vote
+from arc_seal.inner_loop.job import AdaptJob, ScoreJob, TrainedAdapter, TrainingSettings, WriteJob, pooled, vote
 from arc_seal.models.scripted import ScriptedSource
 from arc_seal.outer_loop.rollout import derived_seed, versions
 from arc_seal.outer_loop.solve import Solved, SolveSettings, solve_task
@@ -102,6 +102,20 @@ def test_seed_fixes_everything_but_the_time() -> None:
     first, again, other = (solve(texts, samples=2, seed=seed)[0] for seed in (3, 3, 4))
     assert untimed(first) == untimed(again)
     assert untimed(first).attempts != untimed(other).attempts
+
+
+def test_a_single_self_edit_is_the_likeliest_and_several_are_different_ones() -> None:
+    executor = FakeExecutor(
+        texts=lambda job: (TEXTS[:2] * 3 if len(executor.jobs) == 1 else TEXTS[1:])[: job.sampling.count]
+    )
+    solved = solve_task(TASK, None, executor, changed(SETTINGS, samples=4), Notes())
+    asked = executor.of(WriteJob)
+    assert [(job.sampling.count, job.sampling.temperature) for job in asked] == [(4, 1.0), (2, 1.0), (1, 1.0)]
+    edits = [SCHEMA.canonical(each.self_edit) for each in solved.rollouts if each.self_edit]
+    assert edits[:2] == TEXTS[:2] and len(set(edits)) == 3  # TEXTS[1] again, TEXTS[2], then TEXTS[1] once more
+    alone = FakeExecutor(texts=lambda job: TEXTS[:1])
+    solve_task(TASK, None, alone, changed(SETTINGS, samples=1), Notes())
+    assert [job.sampling.temperature for job in alone.of(WriteJob)] == [0.0]
 
 
 def test_self_edit_by_hand_asks_no_model() -> None:

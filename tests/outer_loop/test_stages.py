@@ -31,6 +31,7 @@ from arc_seal.outer_loop.solve import Solved, SolveSettings, Solving, solve_task
 from arc_seal.outer_loop.stages import Adapters, solve_until
 from arc_seal.sandbox.worker import Outcome
 from tests.outer_loop.fakes import RIGHT, WRONG, FakeExecutor, Notes, changed, entries, untimed
+from tests.outer_loop.fakes import SETTINGS as SHARED
 from tests.outer_loop.test_solve import SETTINGS
 from tests.self_edit.builders import random_task
 
@@ -44,6 +45,8 @@ def staged(*budgets: int, settings: SolveSettings = SETTINGS, **others: Any) -> 
     *earlier, most = budgets
     return changed(settings, stages=earlier, ttt={**settings.ttt.model_dump(), "token_budget": most}, **others)
 
+
+PLAIN = SHARED.self_edit.model_dump(by_alias=True)
 
 NEVER_SURE = staged(*STAGES)
 
@@ -185,9 +188,26 @@ def test_with_a_deadline_there_are_early_stages_and_further_ones() -> None:
 def test_a_self_edit_that_wants_fewer_tokens_has_no_stage_beyond_them() -> None:
     choices = {"learning_rate": 0.002, "rank": 16, "demonstrations": "all", "symmetries": True, "colours": True}
     text = json.dumps({"tokens": 8000, **choices})
-    self_edit = {"json": text, "example": text, "candidates": (), "bounds": {"form": "choices"}}
+    self_edit = {**PLAIN, "json": text, "example": text, "bounds": {"form": "choices"}}
     solved = solve(Trained(), staged(4000, 8000, 16000, self_edit=self_edit))
     assert budgets(solved) == [4000, 8000] and not solved.open
+
+
+def test_with_a_deadline_stages_go_on_beyond_what_a_self_edit_wants_where_nothing_else_gains_more() -> None:
+    choices = {"learning_rate": 0.002, "rank": 16, "demonstrations": "all", "symmetries": True, "colours": True}
+    text = json.dumps({"tokens": 8000, **choices})
+    self_edit = {**PLAIN, "json": text, "example": text, "bounds": {"form": "choices"}}
+    executor = Trained()
+    solved = solve(executor, staged(4000, 8000, 16000, self_edit=self_edit, deadline_s=1000.0))
+    assert budgets(solved)[:3] == [4000, 8000, 16000]
+    wanted = [rollout.self_edit.training.tokens for rollout in solved.rollouts if rollout.self_edit]
+    assert wanted[:3] == [8000, 8000, 16000]
+    solving = Solving(entries(1)[0][0], None, executor, staged(4000, 8000, 16000, self_edit=self_edit), Notes())
+    gains = []
+    for budget in (4000, 8000):
+        gains.append(solving.gain)
+        solving.advance(budget, None, threading.Semaphore(1))
+    assert [*gains, solving.gain] == [1.0, 1.0, 0.1]
 
 
 def test_every_sample_is_tried_in_every_trained_stage() -> None:

@@ -21,11 +21,12 @@ from arc_seal.outer_loop.restem import LEDGER
 from arc_seal.outer_loop.table import to_json
 from arc_seal.report import main
 from arc_seal.self_edit.random_edit import draw_edit
-from arc_seal.self_edit.schema import ChoiceBounds, ChoiceSchema
+from arc_seal.self_edit.schema import ChoiceSchema
 from arc_seal.ui.report import make_report
 from arc_seal.ui.run_folder import Run, read_folder, write_run, write_sweep
 from tests.outer_loop.ledger_builders import policy, rollout
 from tests.outer_loop.table_builders import evaluation
+from tests.self_edit.test_choices import WIDE
 from tests.ui.builders import OTHER_SIZE, RIGHT, SOLUTION, TASK, WRONG, solved
 
 HOSTILE = '</pre></script><script>alert(1)</script><img src=x onerror="alert(1)">&amp;'
@@ -193,7 +194,7 @@ def test_a_training_run_shows_its_rounds_and_choices(tmp_path: Path) -> None:
 
 
 def test_a_training_run_in_the_form_of_choices_shows_them(tmp_path: Path) -> None:
-    schema, rng = ChoiceSchema(ChoiceBounds()), Random(0)
+    schema, rng = ChoiceSchema(WIDE), Random(0)
     edits = [draw_edit(schema, rng) for _ in range(12)]
     made = [
         rollout(

@@ -12,8 +12,9 @@ from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.outer_loop.solve import Solved
-from arc_seal.self_edit.schema import ChoiceBounds, ChoiceSchema
+from arc_seal.self_edit.schema import ChoiceSchema
 from arc_seal.ui.views import TaskView, one_line_edit, pretty_json, recording_console
+from tests.self_edit.test_choices import WIDE
 from tests.ui.builders import COMPLETION, OTHER_SIZE, RIGHT, SOLUTION, TASK, WRONG, grid, rollout, solved
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
 
@@ -148,7 +149,7 @@ def test_pretty_json_breaks_only_what_is_too_long() -> None:
 
 
 def test_a_self_edit_says_what_it_leaves_open_nowhere() -> None:
-    choices = ChoiceSchema(ChoiceBounds())
+    choices = ChoiceSchema(WIDE)
     text = '{"tokens":8000,"learning_rate":0.0005,"rank":16,"demonstrations":2,"symmetries":false,"colours":false}'
     every = choices.parse(text.replace(":2,", ':"all",'))
     training = "loss_on outputs, learning_rate 0.0005, epochs 1, batch_size 4, lora_rank 16, max_examples 256"

@@ -13,7 +13,7 @@ from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.outer_loop.solve import Solved
 from arc_seal.self_edit.schema import ChoiceSchema
-from arc_seal.ui.views import TaskView, one_line_edit, pretty_json, recording_console
+from arc_seal.ui.views import TaskView, one_line_edit, pretty_json, recording_console, written_by
 from tests.self_edit.test_choices import WIDE
 from tests.ui.builders import COMPLETION, OTHER_SIZE, RIGHT, SOLUTION, TASK, WRONG, grid, rollout, solved
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown
@@ -156,3 +156,15 @@ def test_a_self_edit_says_what_it_leaves_open_nowhere() -> None:
     plain = f"shuffle_demos(); {training}"
     assert one_line_edit(choices.parse(text)) == f"{plain}, tokens 8000, demonstrations 2"
     assert one_line_edit(every) == f"{plain}, tokens 8000"
+
+
+def test_who_wrote_a_self_edit_and_what_else_it_might_have_been_is_said() -> None:
+    alternatives = {"tokens": {"8000": 0.251, "120000": 0.619, "30000": 0.13}}
+    written = {"completion": "{}", "policy": "policy-grid", "difficulty": 4, "alternatives": alternatives}
+    made = rollout().model_copy(update=written)
+    assert written_by(made) == [
+        "written by policy-grid, to which the task looks 4 of 9 hard",
+        "  tokens: 120000 (62 %), 8000 (25 %), 30000 (13 %)",
+    ]
+    assert written_by(made.model_copy(update={"completion": None})) == []
+    assert written_by(made.model_copy(update={"self_edit": None})) == []

@@ -32,6 +32,9 @@ from arc_seal.models.weights import local_path
 MAX_PROMPT_TOKENS = 4096
 """Demonstrations are left out of the policy's prompt beyond this; the first always stays."""
 
+HARDEST, GREY = 9, 5
+"""How hard a task can look, and the colour of so many cells."""
+
 LOOKS, MOST_LEFT_OUT = 2, 6
 """In how many symmetries a demonstration's output is looked at, and how many demonstrations are, the first ones."""
 
@@ -66,7 +69,9 @@ def finetune(job: FinetuneJob, model: Model, report: Report) -> TrainingRecord:
         encoded = replace(encoded, weight=edit.weight)
         examples.append(model.bound(encoded, job.schema) if settings.targets == "choices" else encoded)
     with with_fresh_adapter(model, settings.lora_rank, settings.lora_alpha, job.seed) as adapter:
-        record = train(model, examples, settings, settings, job.seed, report_finetuning, symbols="vocabulary", precision="auto")
+        record = train(
+            model, examples, settings, settings, job.seed, report_finetuning, symbols="vocabulary", precision="auto"
+        )
         _keep(adapter, Path(job.folder))
     return record
 
@@ -110,7 +115,7 @@ def difficulty(task: Task, model: Model) -> int:
         context = CachedContext(model, prompts)
         context.read_prompts()
         found += score(context, outputs)
-    return min(9, int(2 * (-fmean(each for each in found if each is not None)) ** 0.5))
+    return min(HARDEST, int(2 * (-fmean(each for each in found if each is not None)) ** 0.5))
 
 
 def _turned(grid: Grid, symmetry: int) -> Grid:
@@ -128,7 +133,9 @@ def self_edit_prompt(task: Task, menu: str, example: str, difficulty: int | None
         f"{menu}\nAnswer with one JSON object, such as\n{example}"
     )
     if difficulty is not None:
-        content.append(f"\nHow hard it looks before training, from 0 to 9: {difficulty}")
+        # As a grid, for the grid model reads no text of a user's.
+        bar = Grid.from_rows([[GREY] * difficulty + [0] * (HARDEST - difficulty)])
+        content += [f"\nHow hard it looks before training, {difficulty} of {HARDEST}:\n", bar]
     return Prompt((Turn("user", tuple(content)),))
 
 

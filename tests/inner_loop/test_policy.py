@@ -144,7 +144,8 @@ def test_the_policy_is_told_how_hard_a_task_looks_to_the_model_without_it(make: 
     plain = WriteJob(SMALL, "", "", schema.json_schema(), Sampling(1, 0.0, 0, 400), job.folder)
     (told,), (untold,) = (write(replace(plain, difficulty=each), model, ignore) for each in (True, False))
     assert (told.difficulty, untold.difficulty) == (level, None)
-    assert str(self_edit_prompt(SMALL, "", "", level).turns[0].content[-1]).endswith(f"from 0 to 9: {level}")
+    *_, words, bar = self_edit_prompt(SMALL, "", "", level).turns[0].content
+    assert f"{level} of 9" in str(words) and bar == Grid.from_rows([[5] * level + [0] * (9 - level)])
 
 
 @pytest.mark.parametrize("make", MODELS)

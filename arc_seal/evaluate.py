@@ -122,8 +122,9 @@ def evaluation(
     InputError where the run's policy learnt from the solution of a task that it is measured on.
     """
     from arc_seal.outer_loop.evaluate import Evaluation, check_apart
+    from arc_seal.outer_loop.provenance import check_policy
     from arc_seal.outer_loop.restem import POLICIES, RUN, with_policy
-    from arc_seal.outer_loop.rollout import Author, check_policy
+    from arc_seal.outer_loop.rollout import Author
 
     trained_by = ledger.configuration(RUN).get("restem", {}).get("reward")
     if "seal" in config.rows and trained_by != "held_out_demo":  # which asks no solutions
@@ -147,7 +148,7 @@ def evaluation(
 
 def recorded(config: "EvaluateConfig") -> dict[str, Any]:
     """What a measurement may not change when it goes on; the candidates matter to the row `fixed` alone."""
-    from arc_seal.outer_loop.rollout import recorded_model
+    from arc_seal.outer_loop.provenance import recorded_model
 
     shared = {"model", "ttt", "decode", "self_edit", "temperature", "max_tokens", "max_resamples", "toolbox"}
     shared |= {"max_training_tokens", "folds"}
@@ -190,7 +191,7 @@ def answers(by_seed: "BySeed", entries: "Sequence[Entry]") -> "dict[str, list[li
 def run_facts(config: "EvaluateConfig", by_seed: "BySeed") -> dict[str, Any]:
     """What was measured, for whoever reads the table later."""
     from arc_seal.outer_loop.evaluate import held_out_auc
-    from arc_seal.outer_loop.rollout import git_commit, versions
+    from arc_seal.outer_loop.provenance import git_commit, versions
 
     facts: dict[str, Any] = {
         "model": config.model_name,

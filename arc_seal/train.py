@@ -117,7 +117,7 @@ def to_evaluate(argv: Sequence[str], seed: int) -> list[str]:
 
 def recorded(config: "TrainConfig") -> dict[str, Any]:
     """What a run may not change when it goes on: all but where and how long jobs run, rounds, what `evaluate` asks."""
-    from arc_seal.outer_loop.rollout import recorded_model
+    from arc_seal.outer_loop.provenance import recorded_model
 
     left_out: dict[str, Any] = {"executor": True, "name": True, "self_edit": {"candidates"}}
     left_out["restem"] = {"rounds": True, "finetune": {"timeout_s"}}

@@ -23,7 +23,8 @@ from arc_seal.files import write_whole
 from arc_seal.inner_loop.job import vote
 from arc_seal.models.grid_codec import GridCodec
 from arc_seal.models.prompt import query_prompt
-from arc_seal.outer_loop.rollout import grids, recorded_model
+from arc_seal.outer_loop.provenance import recorded_model
+from arc_seal.outer_loop.rollout import grids
 from arc_seal.outer_loop.solve import Solved
 from arc_seal.outer_loop.statistics import paired_difference, wilson
 from arc_seal.ui.run_folder import read_folder

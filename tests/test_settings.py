@@ -73,6 +73,14 @@ def test_who_writes_is_decided_by_what_is_given(tmp_path: Path) -> None:
         solving(tmp_path, f"self_edit.json={EDIT}", "policy=mine").author  # noqa: B018
 
 
+def test_a_self_edit_by_hand_may_be_in_the_default_form(tmp_path: Path) -> None:
+    found = solving(tmp_path, "model=grid", f"self_edit.json={EDIT}")
+    assert found.self_edit.bounds["form"] == "choices"
+    assert found.author.by_hand == solving(tmp_path, "self_edit=default", f"self_edit.json={EDIT}").author.by_hand
+    with pytest.raises(InputError, match=r"^self_edit\.json: expected a valid self-edit, found tools\[0\]"):
+        solving(tmp_path, "model=grid", 'self_edit.json={"tools": [{"tool": "no"}], "training": {}}').author  # noqa: B018
+
+
 def test_an_example_that_is_no_self_edit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^self_edit\.example: expected a valid self-edit, found"):
         solving(tmp_path, "self_edit.example='{}'").check()
@@ -103,7 +111,7 @@ def test_evaluation_and_training_ask_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "count"), [("default", 4), ("chat", 4), ("choices", 4), ("paper", 2), ("paper_wide", 3)]
+    ("form", "count"), [("default", 4), ("chat", 4), ("choices", 3), ("paper", 2), ("paper_wide", 3)]
 )
 def test_the_candidates_for_the_fixed_self_edit_are_valid_and_no_two_equal(
     form: str, count: int, tmp_path: Path

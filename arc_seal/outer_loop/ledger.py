@@ -16,7 +16,8 @@ from pydantic_core import to_json
 
 from arc_seal.arc.task import Entry, write_json
 from arc_seal.errors import InputError
-from arc_seal.outer_loop.rollout import Key, Rollout, utc_now
+from arc_seal.outer_loop.provenance import utc_now
+from arc_seal.outer_loop.rollout import Key, Rollout
 from arc_seal.settings import first_fault, joined
 
 SCHEMA_VERSION = 3

@@ -21,6 +21,7 @@ from arc_seal.errors import FinetuningFailed, InputError, InvalidSelfEdit, Statu
 from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, LookJob, RewardedEdit
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger, Policy
+from arc_seal.outer_loop.provenance import utc_now
 from arc_seal.outer_loop.rollout import (
     Author,
     Key,
@@ -29,7 +30,6 @@ from arc_seal.outer_loop.rollout import (
     Runner,
     concurrently,
     derived_seed,
-    utc_now,
 )
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.schema import Schema

@@ -1,23 +1,17 @@
 """One roll-out: a self-edit is proposed, tried in the sandbox and rewarded; one record from proposal to table."""
 
-import json
-import os
-import platform
 import random
-import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from functools import cache, cached_property
-from importlib.metadata import PackageNotFoundError, version
+from functools import cached_property
 from pathlib import Path
 from threading import Event
 from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from arc_seal import __version__
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
 from arc_seal.errors import InputError, InvalidSelfEdit, Status
@@ -38,21 +32,16 @@ from arc_seal.inner_loop.job import (
     WriteJob,
 )
 from arc_seal.models.prompt import Completion, Sampling
-from arc_seal.models.weights import PACKAGE, fingerprint, local_path
+from arc_seal.outer_loop.provenance import provenance, utc_now
 from arc_seal.sandbox.worker import Executor, Outcome
-from arc_seal.self_edit.edit import SelfEdit
+from arc_seal.self_edit.edit import SelfEdit, canonical
 from arc_seal.self_edit.random_edit import draw_edit
-from arc_seal.self_edit.schema import Schema, make_schema
+from arc_seal.self_edit.schema import ChoiceSchema, Schema, make_schema
 from arc_seal.self_edit.toolbox import Toolbox
-from arc_seal.settings import Settings, shortened
+from arc_seal.settings import Settings
 
 T = TypeVar("T")
 U = TypeVar("U")
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-
-LIBRARIES = ("torch", "transformers", "peft", "numpy", "llguidance")
-"""Libraries whose versions can change a result."""
 
 Key = tuple[str, int, str, int]
 """A roll-out's key: run, round, task, sample."""
@@ -125,9 +114,15 @@ class RolloutSettings(Settings):
         self.edit_schema, self.edit_example  # noqa: B018
 
     def given(self, text: str, setting: str) -> SelfEdit:
-        """A self-edit that a setting gives as JSON; InputError when it is not valid."""
+        """A self-edit that a setting gives as JSON; InputError when it is not valid.
+
+        One given by hand may be in the default form, which can say more, where the form in use is that of choices.
+        """
+        schema = self.edit_schema
+        if setting == "self_edit.json" and isinstance(schema, ChoiceSchema) and '"tools"' in text:
+            schema = make_schema({"form": "default"}, Toolbox.load(self.toolbox_folders))
         try:
-            return self.edit_schema.parse(text)
+            return schema.parse(text)
         except InvalidSelfEdit as error:
             raise InputError(setting, "", "a valid self-edit", str(error)) from None
 
@@ -255,7 +250,7 @@ class Runner:
         `distinct` one that is equal to an earlier is written anew as often as one that is not valid, and a single one
         is the likeliest.
         """
-        provenance = {"model": self.settings.model_name, **_provenance()}
+        common = {"model": self.settings.model_name, **provenance()}
         proposed = []
         for sample in range(samples):
             seed = derived_seed(self.author.seed, task.id, "adapt", 0 if common_seed else sample)
@@ -266,13 +261,16 @@ class Runner:
                 edit = draw_edit(self.settings.edit_schema, rng)
             key = {"run": run, "round": round, "task": task.id, "sample": sample}
             key["policy"] = Path(self.author.policy).name if self.author.policy is not None else None
-            proposed.append(Rollout.model_validate({**key, "seed": seed, "self_edit": edit, **provenance}))
+            proposed.append(Rollout.model_validate({**key, "seed": seed, "self_edit": edit, **common}))
         if self.author.kind == "policy":
             proposed = self._written(task, proposed, timeout_s, distinct)
         # One that was given to all is shown once, and without any there is nothing to show.
         shown = {"none": 0, "hand": len(self.author.by_hand)}.get(self.author.kind)
         for rollout in proposed[:shown]:
-            text = rollout.self_edit and self.settings.edit_schema.canonical(rollout.self_edit)
+            text = None if rollout.self_edit is None else canonical(rollout.self_edit)
+            if rollout.self_edit is not None:
+                with suppress(ValueError):  # one in the default form has no text in that of choices
+                    text = self.settings.edit_schema.canonical(rollout.self_edit)
             self.view.proposed(rollout.model_copy(update={"completion": rollout.completion or text}))
         return proposed
 
@@ -435,78 +433,6 @@ def derived_seed(seed: int, *path: object) -> int:
 def grids(attempts: Sequence[Sequence[Attempt]]) -> list[list[Grid]]:
     """The answers alone, for each query."""
     return [[attempt.grid for attempt in query] for query in attempts]
-
-
-def versions() -> dict[str, str]:
-    """Versions of arc-seal, Python and the libraries that can change a result."""
-    found = {"arc-seal": __version__, "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit(package: Path = _PACKAGE) -> str | None:
-    """The commit of the checkout that the package is at the top of, `+changes` behind it when tracked files differ.
-
-    None when arc-seal is installed, or git is missing or has nothing to say.
-    """
-    checkout = package.parent
-    if not (checkout / ".git").exists():  # an environment's packages often lie somewhere in another project's checkout
-        return None
-    command = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", "describe"]
-    command += ["--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment["GIT_OPTIONAL_LOCKS"] = "0"
-    try:
-        done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def recorded_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's settings as they are recorded: with what tells its weights from others at the same place."""
-    location = model.get("location")
-    return {**model, "weights": fingerprint(location)} if isinstance(location, str) else dict(model)
-
-
-def policy_location(policy: str | None) -> str | None:
-    """Where a policy is, for workers elsewhere too: a place in a package as it is, a folder with its whole path."""
-    if policy is None or policy.startswith(PACKAGE):
-        return policy
-    return str(Path(policy).expanduser().absolute())
-
-
-def check_policy(location: str, model: Mapping[str, Any]) -> None:
-    """Refuse what is no kept policy, or one of other weights than the model's, before a model is loaded."""
-    folder = local_path(location)
-    names = ("adapter_config.json", "adapter_model.safetensors")
-    missing = next((name for name in names if not (folder / name).is_file()), None)
-    if missing is not None:
-        raise InputError(str(folder), "", "a folder with an adapter of peft's", f"no {missing} in it")
-    try:
-        revision = json.loads((folder / names[0]).read_text("utf-8"))["revision"]
-    except (OSError, ValueError, TypeError, LookupError):
-        return  # whoever reads it says what is wrong with it
-    weights = recorded_model(model).get("weights")
-    if revision and weights and revision != weights:
-        expected = f"{weights}, the weights that {model.get('name')} has now (self_edit=fixed needs no policy)"
-        raise InputError(str(folder / names[0]), "revision", expected, shortened(revision))
-
-
-@cache  # it does not change while a process lives
-def _provenance() -> dict[str, Any]:
-    return {"versions": versions(), "git_commit": git_commit()}
 
 
 def _repeated(rollouts: Sequence[Rollout]) -> list[Rollout]:

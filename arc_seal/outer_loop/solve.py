@@ -16,18 +16,16 @@ from arc_seal.errors import InputError, ModelError, Status, plural
 from arc_seal.inner_loop.job import Attempt, LoadJob, Result, pooled, vote
 from arc_seal.models.weights import local_path
 from arc_seal.outer_loop.confidence import CALIBRATION, Calibration
+from arc_seal.outer_loop.provenance import check_policy, policy_location, versions
 from arc_seal.outer_loop.rollout import (
     Author,
     Rollout,
     RolloutSettings,
     Runner,
     View,
-    check_policy,
     concurrently,
     derived_seed,
     grids,
-    policy_location,
-    versions,
 )
 from arc_seal.outer_loop.stages import Adapters, LoadClock, roll_out_best, solve_until
 from arc_seal.sandbox.worker import Executor

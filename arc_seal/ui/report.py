@@ -21,8 +21,9 @@ from arc_seal.arc.task import Entry
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import Attempt
 from arc_seal.outer_loop import table as tables
+from arc_seal.outer_loop.provenance import utc_now
 from arc_seal.outer_loop.restem import RUN
-from arc_seal.outer_loop.rollout import Rollout, utc_now
+from arc_seal.outer_loop.rollout import Rollout
 from arc_seal.outer_loop.statistics import bootstrap_over_tasks, wilson
 from arc_seal.ui.grids import differing_cells, size
 from arc_seal.ui.progress import duration

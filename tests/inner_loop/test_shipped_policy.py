@@ -13,7 +13,7 @@ from arc_seal.inner_loop.policy import write
 from arc_seal.models.model import Model, load
 from arc_seal.models.prompt import Completion, Sampling
 from arc_seal.models.weights import GridSource
-from arc_seal.outer_loop.rollout import check_policy
+from arc_seal.outer_loop.provenance import check_policy
 from tests.inner_loop.builders import ignore
 from tests.self_edit.builders import random_grid
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from arc_seal.outer_loop.rollout import git_commit, recorded_model, utc_now
+from arc_seal.outer_loop.provenance import git_commit, recorded_model, utc_now
 
 
 def git(folder: Path, *words: str) -> str:
@@ -60,7 +60,7 @@ def test_a_broken_checkout_has_no_commit(package: Path) -> None:
 
 def test_without_git_there_is_no_commit(package: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from arc_seal.outer_loop.rollout import git_commit; "
+        "import sys; from pathlib import Path; from arc_seal.outer_loop.provenance import git_commit; "
         "print(git_commit(Path(sys.argv[1])))"
     )
     root = Path(__file__).resolve().parents[2]

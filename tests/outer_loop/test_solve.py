@@ -13,7 +13,8 @@ from arc_seal.arc.task import Demonstration, Solution, Task
 from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import AdaptJob, ScoreJob, TrainedAdapter, TrainingSettings, WriteJob, pooled, vote
 from arc_seal.models.scripted import ScriptedSource
-from arc_seal.outer_loop.rollout import derived_seed, versions
+from arc_seal.outer_loop.provenance import versions
+from arc_seal.outer_loop.rollout import derived_seed
 from arc_seal.outer_loop.solve import Solved, SolveSettings, solve_task
 from arc_seal.sandbox.worker import InlineExecutor, Limits
 from arc_seal.self_edit.edit import SelfEdit, ToolCall

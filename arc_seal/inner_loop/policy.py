@@ -115,7 +115,8 @@ def difficulty(task: Task, model: Model) -> int:
         context = CachedContext(model, prompts)
         context.read_prompts()
         found += score(context, outputs)
-    return min(HARDEST, int(2 * (-fmean(each for each in found if each is not None)) ** 0.5))
+    nats = -fmean(each for each in found if each is not None)
+    return min(HARDEST, int(2 * max(0.0, nats) ** 0.5))
 
 
 def _turned(grid: Grid, symmetry: int) -> Grid:

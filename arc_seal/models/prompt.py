@@ -1,6 +1,6 @@
 """A prompt, its tokens, and what is written behind it: what chat models and grid models have in common. No torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -108,5 +108,6 @@ class Completion:
     text: str  # without its end marker
     tokens: int
     finished: bool  # False when it ran out of tokens
-    choices: tuple[Choice, ...] = ()  # in order
+    # In order; their probabilities differ in the last digits with what is written beside it.
+    choices: tuple[Choice, ...] = field(default=(), compare=False)
     difficulty: int | None = None  # what the prompt said of the task, 0 to 9; None where it said nothing

@@ -186,7 +186,7 @@ def test_with_a_deadline_there_are_early_stages_and_further_ones() -> None:
 
 
 def test_a_self_edit_that_wants_fewer_tokens_has_no_stage_beyond_them() -> None:
-    choices = {"learning_rate": 0.002, "rank": 16, "demonstrations": "all", "symmetries": True, "colours": True}
+    choices = {"learning_rate": 0.002, "rank": 64, "demonstrations": "all", "symmetries": True, "colours": True}
     text = json.dumps({"tokens": 8000, **choices})
     self_edit = {**PLAIN, "json": text, "example": text, "bounds": {"form": "choices"}}
     solved = solve(Trained(), staged(4000, 8000, 16000, self_edit=self_edit))
@@ -194,7 +194,7 @@ def test_a_self_edit_that_wants_fewer_tokens_has_no_stage_beyond_them() -> None:
 
 
 def test_with_a_deadline_stages_go_on_beyond_what_a_self_edit_wants_where_nothing_else_gains_more() -> None:
-    choices = {"learning_rate": 0.002, "rank": 16, "demonstrations": "all", "symmetries": True, "colours": True}
+    choices = {"learning_rate": 0.002, "rank": 64, "demonstrations": "all", "symmetries": True, "colours": True}
     text = json.dumps({"tokens": 8000, **choices})
     self_edit = {**PLAIN, "json": text, "example": text, "bounds": {"form": "choices"}}
     executor = Trained()

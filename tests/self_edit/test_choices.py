@@ -15,6 +15,7 @@ from arc_seal.self_edit.schema import Bounds, ChoiceBounds, ChoiceSchema, SelfEd
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, random_task, values
 
 WIDE = ChoiceBounds(
+    tokens=(8000, 30000, 60000, 120000),
     learning_rate=(0.0005, 0.001, 0.002, 0.003, 0.005),
     rank=(16, 64, 128),
     demonstrations=(2, 3, "all"),

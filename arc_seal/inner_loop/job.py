@@ -276,12 +276,9 @@ def pooled(earlier: Sequence[Result], last: Sequence[Result]) -> list[Candidate]
         for grid, score in own.items():
             if score is not None:
                 scores.setdefault(grid, []).append(score)
-    compared = Counter(query for (query, _), found in scores.items() if 2 * len(found) > len(last))
-    means = {
-        grid: fmean(found)
-        for grid, found in scores.items()
-        if 2 * len(found) > len(last) or compared[grid[0]] < MAX_ATTEMPTS
-    }
+    compared = {grid for grid, found in scores.items() if 2 * len(found) > len(last)}
+    enough = Counter(query for query, _ in compared)
+    means = {grid: fmean(found) for grid, found in scores.items() if grid in compared or enough[grid[0]] < MAX_ATTEMPTS}
     made = [each for result in (*last, *earlier) for each in result.candidates]
     known = (each for each in made if each.score is None or (each.query, each.grid) in means)
     return [replace(each, score=means.get((each.query, each.grid))) for each in known]

@@ -94,6 +94,7 @@ def restem(
         entries = _not_solved_in_context(entries, runner, ledger)
     tasks = {task.id: task for task, _ in entries}
     policies: list[Policy] = []
+    levels: dict[str, int] = {}
     for number in range(how.rounds):
         # Every round draws anew: without a policy of its own it would else repeat the one before it.
         author = replace(runner.author, seed=derived_seed(seed, "round", number) if number else seed)
@@ -114,7 +115,8 @@ def restem(
             made = collect(wanted, entries, replace(runner, author=author), ledger)
             note(round_text(number, made))
         known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
-        levels = looked_at([task for task, _ in entries], runner) if how.reward == "graded" and how.alike else {}
+        if how.reward == "graded" and how.alike and not levels:  # the same in every round: the base looks
+            levels = looked_at([task for task, _ in entries], runner)
         chosen = lessons(known, how, seed, levels)
         note(
             f"  {plural(len(chosen), 'self-edit')} to imitate" if chosen else "  nothing to imitate: no policy from it"

@@ -113,13 +113,13 @@ class RolloutSettings(Settings):
             raise InputError("self_edit.json", "", "null, for the policy writes its own", "a self-edit given by hand")
         self.edit_schema, self.edit_example  # noqa: B018
 
-    def given(self, text: str, setting: str) -> SelfEdit:
+    def given(self, text: str, setting: str, *, in_any_form: bool = False) -> SelfEdit:
         """A self-edit that a setting gives as JSON; InputError when it is not valid.
 
-        One given by hand may be in the default form, which can say more, where the form in use is that of choices.
+        With `in_any_form` it may be in the default form, which can say more, where the form in use is that of choices.
         """
         schema = self.edit_schema
-        if setting == "self_edit.json" and isinstance(schema, ChoiceSchema) and '"tools"' in text:
+        if in_any_form and isinstance(schema, ChoiceSchema) and '"tools"' in text:
             schema = make_schema({"form": "default"}, Toolbox.load(self.toolbox_folders))
         try:
             return schema.parse(text)
@@ -267,10 +267,9 @@ class Runner:
         # One that was given to all is shown once, and without any there is nothing to show.
         shown = {"none": 0, "hand": len(self.author.by_hand)}.get(self.author.kind)
         for rollout in proposed[:shown]:
-            text = None if rollout.self_edit is None else canonical(rollout.self_edit)
-            if rollout.self_edit is not None:
-                with suppress(ValueError):  # one in the default form has no text in that of choices
-                    text = self.settings.edit_schema.canonical(rollout.self_edit)
+            text = rollout.self_edit and canonical(rollout.self_edit)
+            with suppress(ValueError):  # one in the default form has no text in that of choices
+                text = rollout.self_edit and self.settings.edit_schema.canonical(rollout.self_edit)
             self.view.proposed(rollout.model_copy(update={"completion": rollout.completion or text}))
         return proposed
 

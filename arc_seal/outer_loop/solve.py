@@ -106,7 +106,7 @@ class SolveSettings(RolloutSettings):
         if not self.train:
             return Author("none", self.seed)
         if by_hand is not None:
-            return Author("hand", self.seed, by_hand=(self.given(by_hand, "self_edit.json"),))
+            return Author("hand", self.seed, by_hand=(self.given(by_hand, "self_edit.json", in_any_form=True),))
         return Author("policy", self.seed, policy=policy_location(self.policy or self.self_edit.policy))
 
 

@@ -297,21 +297,28 @@ class ChoiceSchema(_Form):
         found = {}
         for name, allowed in self._allowed.items():
             begin = text.find(f'"{name}":') + len(name) + 3
-            values, chances, path = [canonical(each) for each in allowed], dict[str, float](), 1.0
+            values = [canonical(each) for each in allowed]
             written = next((each for each in values if text.startswith(each, begin)), "")
-            for choice in choices:
-                place = choice.begin - begin
-                if 0 <= place < len(written):
-                    for token, chance in choice.chances.items():
-                        alike = [each for each in values if each.startswith(written[:place] + token)]
-                        if len(alike) == 1:
-                            chances[alike[0]] = path * chance
-                    path *= next(
-                        (each for token, each in choice.chances.items() if written.startswith(token, place)), 0
-                    )
-            if chances:
-                found[name] = chances
-        return found
+            within = [(choice.begin - begin, choice.chances) for choice in choices]
+            found[name] = _chances(written, values, [each for each in within if 0 <= each[0] < len(written)])
+        return {name: chances for name, chances in found.items() if chances}
+
+
+def _chances(
+    written: str, values: Sequence[str], choices: Sequence[tuple[int, Mapping[str, float]]]
+) -> dict[str, float]:
+    """How probable each value was, of those that a token told from the others, where one of them was written.
+
+    `choices` are the characters of the value before each choice, and the probabilities of the tokens there.
+    """
+    found, so_far = dict[str, float](), 1.0  # the probability of what is written up to a choice
+    for place, chances in choices:
+        for token, chance in chances.items():
+            alike = [each for each in values if each.startswith(written[:place] + token)]
+            if len(alike) == 1:
+                found[alike[0]] = so_far * chance
+        so_far *= next((chance for token, chance in chances.items() if written.startswith(token, place)), 0.0)
+    return found
 
 
 Strategy = Literal["train_using_all_tokens", "train_using_output_tokens"]

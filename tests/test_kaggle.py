@@ -3,11 +3,11 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
 import venv
+from contextlib import suppress
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -163,11 +163,14 @@ def test_the_notebook_runs_through_in_a_bare_environment(network: bool, tmp_path
     environment = {**clean, "PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(tmp_path)}
     with (tmp_path / "said").open("w") as said:
         command = [bare_environment(tmp_path / "image", whole=not network), tmp_path / "cells.py"]
-        process = subprocess.Popen(
+        with subprocess.Popen(
             list(map(str, command)), cwd=tmp_path, env=environment, stdout=said, stderr=subprocess.STDOUT
-        )
-        killed = kill_a_solver(process.pid)
-        code_of_exit = process.wait(200)
+        ) as process:
+            try:
+                killed = kill_a_solver(process.pid)
+                code_of_exit = process.wait(200)
+            finally:
+                process.kill()
     text = (tmp_path / "said").read_text()
     assert code_of_exit == 0, text
     assert killed and "ended with -9" in text, text
@@ -222,9 +225,10 @@ def kill_a_solver(pid: int) -> bool:
     """Kill the first `arc_seal.solve` that the notebook starts, before it can have done anything."""
     notebook, ends = psutil.Process(pid), time.monotonic() + 120
     while time.monotonic() < ends and notebook.is_running() and notebook.status() != psutil.STATUS_ZOMBIE:
-        for child in notebook.children():
-            if "arc_seal.solve" in child.cmdline():
-                os.kill(child.pid, signal.SIGKILL)
-                return True
+        with suppress(psutil.NoSuchProcess):  # a child that has ended since it was listed, pip's for one
+            for child in notebook.children():
+                if "arc_seal.solve" in child.cmdline():
+                    child.kill()
+                    return True
         time.sleep(0.05)
     return False

@@ -5,7 +5,7 @@
     python benchmarks/rollouts_per_hour.py OUT.jsonl --tiny
 
 A roll-out is one self-edit carried out on one task: data, training, prediction in every view, vote, reward. Every
-executor gets the same ones, through `outer_loop.rollout.roll_out`:
+executor gets the same ones, through `outer_loop.rollout.Runner`:
 
 - `plain`: the baseline of plain_baseline.py, in this process, with all threads;
 - `inline`: arc-seal in this process, with all threads: the like-for-like comparison with `plain`;
@@ -37,20 +37,16 @@ from transformers.utils import logging
 
 from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Entry, Task
-from arc_seal.errors import Status
-from arc_seal.files import tools_dir
 from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
 from arc_seal.models.scripted import ScriptedSource
 from arc_seal.models.weights import ChatSource, GridSource, ModelSource
-from arc_seal.outer_loop.collect import concurrently
-from arc_seal.outer_loop.rollout import Proposal, Rollout, RolloutSettings, roll_out
+from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, SelfEditSettings, concurrently
 from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.ray import RayExecutor
 from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training, canonical
-from arc_seal.self_edit.schema import ORACLE, Bounds, SelfEditSchema, compiled
-from arc_seal.self_edit.toolbox import Toolbox
+from arc_seal.self_edit.schema import ORACLE, compiled
 
 SOURCES: dict[str, ModelSource] = {
     "grid": GridSource("grid", "package:arc_seal/weights/grid"),
@@ -109,6 +105,7 @@ class Bench:
         threads: Threads of torch, all workers together.
         plain: The baseline's.
         settings: Of every roll-out.
+        seed: Of every roll-out.
         tiny: Whether the network is a tiny one.
     """
 
@@ -118,13 +115,14 @@ class Bench:
     threads: int
     plain: Choices
     settings: RolloutSettings
+    seed: int
     tiny: bool
 
     @property
     def key(self) -> str:
         """What rows must have in common to be compared."""
-        model = f"{'tiny ' if self.tiny else ''}{self.settings.model}"
-        return f"{model}, seed {self.settings.seed}, {self.threads} threads, torch {torch.__version__}, {self.plain}"
+        model = f"{'tiny ' if self.tiny else ''}{self.settings.model_name}"
+        return f"{model}, seed {self.seed}, {self.threads} threads, torch {torch.__version__}, {self.plain}"
 
     def has(self, row: Row) -> bool:
         """Whether a row is of this benchmark: all that could change its seconds is the same."""
@@ -141,7 +139,8 @@ def _bench(arguments: argparse.Namespace) -> Bench:
         arguments.lap,
         torch.get_num_threads(),
         Choices(arguments.plain_padding, arguments.plain_passes, arguments.plain_new_tokens),
-        settings_of(arguments.model, arguments.seed, views=2 if arguments.tiny else 8),
+        settings_of(arguments.model, views=2 if arguments.tiny else 8),
+        arguments.seed,
         arguments.tiny,
     )
 
@@ -178,22 +177,22 @@ def fingerprint(edit: SelfEdit) -> str:
     return sha256(canonical(edit).encode()).hexdigest()[:12]
 
 
-def settings_of(model: str, seed: int, views: int) -> RolloutSettings:
+def settings_of(model: str, views: int) -> RolloutSettings:
     """Roll-outs of self-edits that are there already; what is not said here is as in conf/."""
+    form = {"form": "default"}
+    unwritten = {"json": None, "policy": None, "example": "", "candidates": (), "difficulty": False, "bounds": form}
     return RolloutSettings(
-        model=model,
-        seed=seed,
-        author="hand",
-        by_hand=None,
-        schema=SelfEditSchema(Toolbox.load([tools_dir()]), Bounds()),
-        example="",
         temperature=0.0,
-        max_tokens=0,
+        max_tokens=1,
         max_resamples=0,
-        training=TrainingSettings(),
-        decode=DecodeSettings(views=views),
-        toolbox=(str(tools_dir()),),
         max_training_tokens=10**9,
+        toolbox=(),
+        folds=1,
+        model={"name": model},
+        executor={},
+        ttt=TrainingSettings(),
+        decode=DecodeSettings(views=views),
+        self_edit=SelfEditSettings.model_validate(unwritten),
     )
 
 
@@ -284,8 +283,9 @@ def _rolled(
         if training is not None:
             self_edit = self_edit.model_copy(update={"training": training})
         clock = Clock()
-        made = roll_out(0, Proposal(None, self_edit), task, solution, executor, bench.settings, clock)
-        return row_of(bench, name, edit, task, made, clock)
+        runner = Runner(executor, bench.settings, Author("hand", bench.seed, by_hand=(self_edit,)), clock)
+        (proposed,) = runner.propose(task, 1)
+        return row_of(bench, name, edit, task, runner.roll_out(proposed, task, solution), clock)
 
     return rolled
 
@@ -296,17 +296,26 @@ class Clock:
     def __init__(self) -> None:
         self.began = self.ended = time.time()
 
-    def proposed(self, sample: int, completion: str, self_edit: SelfEdit | None) -> None:
-        """Nothing to measure."""
-
     def progress(self, sample: int, progress: Progress) -> None:
         """A worker that has just loaded its model begins only now."""
         if progress.stage == "load":
             self.began = time.time()
 
-    def finished(self, sample: int, status: Status, message: str) -> None:
+    def finished(self, rollout: Rollout) -> None:
         """The roll-out has ended."""
         self.ended = time.time()
+
+    def proposed(self, rollout: Rollout) -> None:
+        """Nothing to measure."""
+
+    def note(self, text: str) -> None:
+        """Nothing to measure."""
+
+    def stage(self, name: str, done: int, total: int, rollouts: Sequence[Rollout] = ()) -> None:
+        """Nothing to measure."""
+
+    def advance(self, *, solved: int = 0, failed: int = 0) -> None:
+        """Nothing to measure."""
 
 
 def row_of(bench: Bench, name: str, edit: str, task: Task, rollout: Rollout, clock: Clock) -> Row:

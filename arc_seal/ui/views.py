@@ -292,22 +292,26 @@ class RunView(Display):
 
 @dataclass
 class SweepView(RunView):
-    """Shows many tasks being solved: a line each as they are done, and a self-edit where it differs from the last."""
+    """Shows many tasks being solved: a line each as they are done, and a self-edit where it differs from the last.
+
+    The tokens that a policy wrote for a task are in the task's line.
+    """
 
     total: int = 0
     width: int = 0  # of the longest name
     seeds: bool = False  # whether there are several
     _runs: int = 0
-    _edits: tuple[SelfEdit | None, ...] = ()
+    _edits: tuple[SelfEdit, ...] = ()
 
     def ran(self, run: Run) -> None:
         """Show what came of a task."""
         with self._lock:
             self._runs += 1
-            edits = tuple(dict.fromkeys(each.self_edit for each in run.solved.rollouts)) if run.solved else ()
-            if any(edits) and edits != self._edits:
-                self._edits = edits
-                self.keep(*(f"Self-edit: {one_line_edit(edit)}" for edit in edits if edit))
+            made = run.solved.rollouts if run.solved else ()
+            edits = {_however_long(each.self_edit): each.self_edit for each in made if each.self_edit is not None}
+            if edits and (*edits,) != self._edits:
+                self._edits = (*edits,)
+                self.keep(*(f"Self-edit: {one_line_edit(edit)}" for edit in edits.values()))
             number = f"{self._runs:>{len(str(self.total))}}/{self.total}"
             seed = [f"seed {run.seed}"] if self.seeds else []
             verdict, style, facts = _verdict(run)
@@ -359,6 +363,11 @@ def one_line_edit(edit: SelfEdit) -> str:
     said = edit.training.model_dump()
     training = ", ".join(f"{name} {canonical(value).strip(chr(34))}" for name, value in said.items())
     return f"{', '.join(map(str, edit.tools)) or 'no tools'}; {training}"
+
+
+def _however_long(edit: SelfEdit) -> SelfEdit:
+    """The self-edit without what says how long it trains."""
+    return edit.model_copy(update={"training": edit.training.model_copy(update={"tokens": None, "max_examples": 0})})
 
 
 def _task_line(made: Sequence[Rollout], width: int) -> Text:
@@ -447,6 +456,9 @@ def _verdict(run: Run) -> tuple[str, str, list[str]]:
     if not solved.rollouts:
         return "not begun", _BAD, ["time was up"]
     facts = [f"votes {votes}", duration(sum(solved.seconds.values()))]
+    wanted = [each.self_edit.training.tokens or 0 for each in solved.rollouts if each.self_edit is not None]
+    if any(wanted):
+        facts.append(f"{max(wanted):,} tokens")
     if len(failed) == len(solved.rollouts):
         return str(failed[0].status), _BAD, [facts[1], printable(failed[0].message)]
     facts += [f"{len(failed)} of {plural(len(solved.rollouts), 'roll-out')} failed"] if failed else []

@@ -47,6 +47,18 @@ def test_one_line_a_run_and_the_self_edit_where_it_differs() -> None:
     assert shown(console).count("Self-edit: ") == 3
 
 
+def test_the_tokens_that_were_written_for_a_task_stand_in_its_line() -> None:
+    def of_tokens(run: Run, tokens: int) -> Run:
+        assert run.solved is not None
+        made = (each.model_copy(update={"self_edit": SELF_EDIT.of_tokens(tokens)}) for each in run.solved.rollouts)
+        return replace(run, solved=run.solved.model_copy(update={"rollouts": tuple(made)}))
+
+    console = plain_console()
+    sweep(console, [of_tokens(RUNS[0], 8000), of_tokens(RUNS[0], 60000)])
+    said = shown(console)
+    assert said.count("Self-edit: ") == 1 and said.count("8,000 tokens") == said.count("60,000 tokens") == 1
+
+
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_on_a_terminal_no_word_is_broken(width: int) -> None:
     console, words = colour_console(width), set(", ".join(map(str, SELF_EDIT.tools)).split())

@@ -7,7 +7,7 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -45,7 +45,7 @@ from arc_seal.inner_loop.lora import (
 from arc_seal.inner_loop.predict import Decoded, decode, score
 from arc_seal.inner_loop.train import train
 from arc_seal.models.generate import CachedContext
-from arc_seal.models.model import Model
+from arc_seal.models.model import Model, lowered_weights
 from arc_seal.models.prompt import Encoded, demonstrations_prompt, query_prompt
 from arc_seal.self_edit.augment import NamedView, augment, views
 from arc_seal.self_edit.edit import SelfEdit
@@ -155,7 +155,8 @@ def _adapted(
             record = replace(record, before=job.begin.tokens if job.begin is not None else 0)
             seconds["train"] += time.monotonic() - start
         start = time.monotonic()
-        with merged(model.network):
+        lowers = training.precision == "auto"
+        with merged(model.network), lowered_weights(model.network) if lowers else nullcontext():
             yield record, drawn_views(job, toolbox)
         seconds["predict"] += time.monotonic() - start
 

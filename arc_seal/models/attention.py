@@ -1,4 +1,4 @@
-"""Causal attention that is trained in blocks on a CPU, and multiplies in the precision that autocast says; its cache.
+"""Causal attention, on a CPU in blocks; the precision that it and the layers around it multiply in; its cache.
 
 Shapes: batch B, heads H, tokens T, keys K, head width W.
 """
@@ -26,19 +26,45 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 
     Without a mask it is causal, and K = T; or there is one query, the last, which may look at every key.
 
-    Training on a CPU goes in blocks: torch's kernel takes twice as long in bfloat16, as it multiplies at a tenth of the
-    processor's rate. It keeps no weights for the backward pass, so where there are too many of them it is taken.
+    On a CPU it goes in blocks in training and in bfloat16: torch's kernel takes twice as long in that, and up to seven
+    times for one query, as it multiplies at a tenth of the processor's rate. It keeps no weights for the backward pass,
+    so where there are too many of them it is taken.
     """
     weights = query.shape[:2].numel() * query.shape[2] ** 2 / 2
     is_causal = mask is None and query.shape[2] == key.shape[2]
+    if query.device.type == "cpu" and not torch.is_grad_enabled() and query.dtype == key.dtype == torch.bfloat16:
+        return attend_in_blocks(query, key, value, mask)
     # Below the first layer that is trained nothing requires a gradient.
     if is_causal and torch.is_grad_enabled() and query.device.type == "cpu" and weights <= MOST_WEIGHTS:
-        flat = [lowered(each).flatten(0, 1) for each in (query, key, value)]
+        flat = [lowered(each, each).flatten(0, 1) for each in (query, key, value)]
         with torch.autocast("cpu", enabled=False):
             mixed: Tensor = CausalAttention.apply(*flat)  # type: ignore[no-untyped-call]
         return mixed.unflatten(0, query.shape[:2])  # type: ignore[no-any-return]
     whole: Tensor = scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal)
     return whole
+
+
+def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """As `attend`, without a gradient, each block of queries with the keys up to its end."""
+    before = key.shape[2] - query.shape[2]
+    flat_query, flat_key, flat_value = (each.flatten(0, 1) for each in (query * query.shape[-1] ** -0.5, key, value))
+    mixed = torch.empty_like(flat_query)
+    for first, end in blocks(query.shape[2]):
+        scores = flat_query[:, first:end] @ flat_key[:, : before + end].mT  # [B * H, block, keys]
+        if mask is not None:  # causal itself
+            hidden = ~mask[:, :, first:end, : before + end]
+            scores.unflatten(0, query.shape[:2]).masked_fill_(hidden, float("-inf"))
+        elif end > first + 1:
+            _hide_later(scores[:, :, before + first :])
+        mixed[:, first:end] = scores.softmax(-1) @ flat_value[:, : before + end]
+    by_heads: Tensor = mixed.unflatten(0, query.shape[:2])
+    return by_heads
+
+
+def _hide_later(scores: Tensor) -> None:
+    """Of a block of queries and as many keys, [..., block, block], have none look at a later one."""
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
+    scores.masked_fill_(later, float("-inf"))
 
 
 class GrowingLayer(DynamicLayer):
@@ -77,10 +103,10 @@ class GrowingLayer(DynamicLayer):
         return is_own and may_write and length <= room.shape[2]
 
 
-def lowered(hidden: Tensor) -> Tensor:
-    """In the precision that autocast multiplies in, once for all products that it goes into."""
+def lowered(hidden: Tensor, weight: Tensor) -> Tensor:
+    """In the precision that it is multiplied by a weight in, once for all products that it goes into."""
     kind = hidden.device.type
-    return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
+    return hidden.to(torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype)
 
 
 class CausalAttention(torch.autograd.Function):
@@ -96,8 +122,7 @@ class CausalAttention(torch.autograd.Function):
         mixed, weights = torch.empty_like(value), []
         for first, end in blocks(query.shape[1]):
             scores = query[:, first:end] @ key[:, :end].mT  # [B * H, block, keys]
-            later = torch.ones(end - first, end - first, dtype=torch.bool).triu_(1)
-            scores[:, :, first:].masked_fill_(later, float("-inf"))
+            _hide_later(scores[:, :, first:])
             weights.append(scores.softmax(-1))
             mixed[:, first:end] = weights[-1] @ value[:, :end]
         context.save_for_backward(query, key, value, *weights)

@@ -20,7 +20,7 @@ positions are [AXES, B, T].
 
 import math
 from copy import copy
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -200,9 +200,10 @@ class Layer(nn.Module):
 
         Of the last `shared.asking` tokens, where that is not 0: [B, asking, D].
         """
-        attended = self.attention(lowered(self.attention_norm(hidden)), shared, wanted)
+        attended = self.attention(lowered(self.attention_norm(hidden), self.attention.q_proj.weight), shared, wanted)
         hidden = _picked(hidden[:, -shared.asking :], wanted) + attended
-        output: Tensor = hidden + self.feed_forward(lowered(self.feed_forward_norm(hidden)))
+        normed = lowered(self.feed_forward_norm(hidden), self.feed_forward.gate_proj.weight)
+        output: Tensor = hidden + self.feed_forward(normed)
         return output
 
 
@@ -297,7 +298,7 @@ class GridTransformer(GridPreTrainedModel):
         following = next_positions(position_ids, input_ids)
         if self.whereabouts is not None:
             hidden = hidden + self.whereabouts(following)
-        dtype = lowered(hidden[:0]).dtype
+        dtype = lowered(hidden[:0], cast(Layer, self.layers[0]).attention.q_proj.weight).dtype
         queries, keys = (Rotation(each, frequencies, dtype) for each in (following, position_ids))
         mask = causal_mask(input_ids.shape[1], before, attention_mask, hidden.device)
         shared = Shared(0, queries, keys, mask, cache)

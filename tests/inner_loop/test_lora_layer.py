@@ -11,7 +11,9 @@ from peft.tuners.lora import Linear
 from torch import Tensor
 
 from arc_seal.inner_loop.lora import MergingLinear, merged, with_fresh_adapter
-from arc_seal.models.model import Model
+from arc_seal.models import model as models
+from arc_seal.models.grid_network import GridTransformer
+from arc_seal.models.model import Model, lowered_weights
 from tests.models.builders import MODELS
 
 
@@ -125,6 +127,27 @@ def test_predictions_are_the_same_merged_and_the_weights_come_back(model: Model)
                 assert torch.allclose(hidden(model), apart, atol=1e-4)
             assert torch.allclose(hidden(model), apart, atol=1e-4)
         assert torch.equal(hidden(model), apart)
+    after = model.network.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_it_predicts_in_bfloat16_where_that_is_faster_and_the_weights_come_back(
+    model: Model, monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    monkeypatch.setattr(models, "multiplies_bfloat16", lambda device: faster)
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    with with_fresh_adapter(model, 8, 8.0, seed=0), torch.no_grad():
+        moved(model)
+        with merged(model.network):
+            exact = hidden(model)
+            with pytest.raises(KeyboardInterrupt), lowered_weights(model.network):
+                near = hidden(model)
+                raise KeyboardInterrupt
+            assert torch.equal(hidden(model), exact)
+    lowers = faster and isinstance(model.network.get_decoder(), GridTransformer)
+    assert near.dtype == torch.float32 and torch.equal(near, exact) is not lowers
+    torch.testing.assert_close(near, exact, rtol=0.05, atol=0.05)
     after = model.network.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 

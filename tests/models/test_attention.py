@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from arc_seal.models import attention
 from arc_seal.models.attention import BLOCK, ROOM, CausalAttention, GrowingLayer, attend
+from arc_seal.models.grid_network import causal_mask
 
 
 def heads(tokens: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -62,6 +63,23 @@ def test_a_single_query_looks_at_every_key() -> None:
     query, key, value = heads(7)
     whole = scaled_dot_product_attention(query, key, value, is_causal=True)
     torch.testing.assert_close(attend(query[:, :, -1:], key, value, None), whole[:, :, -1:])
+
+
+@pytest.mark.parametrize(("tokens", "before"), [(BLOCK + 9, 0), (1, 40), (BLOCK + 1, 3)])
+@pytest.mark.parametrize("padding", [0, 5])
+def test_reading_in_bfloat16_is_what_torch_does(tokens: int, before: int, padding: int) -> None:
+    """Behind tokens that were read before, and with padding on the left of one of the contexts."""
+    whole = [each.detach() for each in heads(before + tokens, torch.bfloat16)]
+    query, key, value = whole[0][:, :, before:], *whole[1:]
+    real = torch.ones(2, before + tokens)
+    real[0, :padding] = 0
+    mask = causal_mask(tokens, before, real if padding or (before and tokens > 1) else None, query.device)
+    with torch.no_grad():
+        mixed = attend(query, key, value, mask)
+    everything = causal_mask(tokens, before, real, query.device)
+    exact = scaled_dot_product_attention(query.float(), key.float(), value.float(), everything)
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), exact, rtol=0.02, atol=0.02)
 
 
 def grown(parts: Sequence[Tensor]) -> GrowingLayer:

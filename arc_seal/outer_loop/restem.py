@@ -60,7 +60,7 @@ class RestemSettings(Settings):
     margin: float = Field(ge=0)
     price: float = Field(ge=0)
     temperature: float = Field(gt=0)
-    alike: bool
+    alike: Literal["difficulty", "all", "none"]
     per_task: int | None = Field(ge=1)
     contrast: bool
     adapt_from: Literal["base", "policy"]
@@ -115,8 +115,8 @@ def restem(
             made = collect(wanted, entries, replace(runner, author=author), ledger)
             note(round_text(number, made))
         known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
-        if how.reward == "graded" and how.alike and not levels:  # the same in every round: the base looks
-            levels = looked_at([task for task, _ in entries], runner)
+        if how.reward == "graded" and not levels:  # the same in every round: the base looks
+            levels = levels_of([task for task, _ in entries], how, runner)
         chosen = lessons(known, how, seed, levels)
         note(
             f"  {plural(len(chosen), 'self-edit')} to imitate" if chosen else "  nothing to imitate: no policy from it"
@@ -170,8 +170,13 @@ Lesson = tuple[Rollout, float]
 """A roll-out whose self-edit is to be imitated, and its weight in the M-step."""
 
 
-def looked_at(tasks: Sequence[Task], runner: Runner) -> dict[str, int]:
-    """How hard each task looks to the model before training, 0 to 9; one that cannot be looked at is left out."""
+def levels_of(tasks: Sequence[Task], how: RestemSettings, runner: Runner) -> dict[str, int]:
+    """What tasks are alike by: how hard each looks to the model before training, 0 to 9, or the same for all.
+
+    One that cannot be looked at is left out, and all where none are alike.
+    """
+    if how.alike != "difficulty":
+        return dict.fromkeys((task.id for task in tasks), 0) if how.alike == "all" else {}
     runner.view.stage("looking at tasks", 0, len(tasks))
 
     def look(task: Task) -> tuple[str, int | None]:

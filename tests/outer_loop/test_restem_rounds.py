@@ -315,12 +315,21 @@ def test_the_first_round_may_try_the_candidates(run: Run) -> None:
     assert {job.policy for job in run.executor.of(WriteJob)} == {str(run.folder / "round-1")}
 
 
-def test_graded_tasks_are_looked_at_where_they_are_to_share(run: Run) -> None:
-    run.go(GRADED, settings=SCORED, alike=True)
+def test_graded_tasks_are_looked_at_where_difficulty_makes_them_alike(run: Run) -> None:
+    run.go(GRADED, settings=SCORED, alike="difficulty")
     assert {job.task.id for job in run.executor.of(LookJob)} == {"task0", "task1"}
     run.executor.jobs.clear()
-    run.go(changed(GRADED, alike=True, reward="solution"))
+    run.go(changed(GRADED, alike="difficulty", reward="solution"))
     assert run.executor.of(LookJob) == []
+
+
+def test_where_all_tasks_are_alike_one_self_edit_is_the_best_of_all(run: Run) -> None:
+    edits = SCORED.self_edit.model_dump(by_alias=True)
+    settings = changed_rollouts(SCORED, self_edit={**edits, "candidates": TEXTS[:3]})
+    run.go(GRADED, settings=settings, first="candidates", samples=1, alike="all", per_task=1)
+    assert run.executor.of(LookJob) == []
+    (job,) = run.executor.of(FinetuneJob)
+    assert len(job.edits) == 2 and len({each.self_edit for each in job.edits}) == 1
 
 
 def test_without_candidates_the_first_round_cannot_try_them(run: Run) -> None:

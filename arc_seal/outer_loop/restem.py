@@ -24,7 +24,6 @@ from arc_seal.outer_loop.ledger import Ledger, Policy
 from arc_seal.outer_loop.provenance import utc_now
 from arc_seal.outer_loop.rollout import (
     Author,
-    Key,
     Rollout,
     RolloutSettings,
     Runner,
@@ -88,7 +87,7 @@ def restem(
     where a task has no solution to be rewarded by or its outputs are not scored, FinetuningFailed where an M-step came
     to nothing.
     """
-    note, schema, seed = runner.view.note, runner.settings.edit_schema, runner.author.seed
+    note, seed = runner.view.note, runner.author.seed
     check_reward(how, entries, runner.settings)
     if how.reward == "gain":
         entries = _not_solved_in_context(entries, runner, ledger)
@@ -114,22 +113,16 @@ def restem(
         if samples:
             made = collect(wanted, entries, replace(runner, author=author), ledger)
             note(round_text(number, made))
-        known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
-        if how.reward == "graded" and not levels:  # the same in every round: the base looks
-            levels = levels_of([task for task, _ in entries], how, runner)
-        chosen = lessons(known, how, seed, levels)
-        note(
-            f"  {plural(len(chosen), 'self-edit')} to imitate" if chosen else "  nothing to imitate: no policy from it"
-        )
         policy = next((each for each in ledger.policies(RUN) if each.round == number), None)
-        if policy is None and chosen:
-            edits = [
-                RewardedEdit(tasks[each.task], schema.canonical(each.self_edit), weight)
-                for each, weight in chosen
-                if each.self_edit
-            ]
-            policy = _imitate(number, [each.key for each, _ in chosen], edits, runner, how, folder)
-            ledger.record_policy(policy)
+        if policy is not None:
+            note(_to_imitate_text(len(policy.rollouts)))
+        else:
+            known = [each for each in (*reused, *ledger.rollouts(RUN, number)) if each.task in tasks]
+            if how.reward == "graded" and not levels:  # the same in every round: the base looks
+                levels = levels_of([task for task, _ in entries], how, runner)
+            policy = _imitate(number, lessons(known, how, seed, levels), tasks, runner, how, folder)
+            if policy is not None:
+                ledger.record_policy(policy)
         if policy is not None:
             note(policy_text(policy))
             policies.append(policy)
@@ -369,12 +362,24 @@ def _not_solved_in_context(entries: Sequence[Entry], runner: Runner, ledger: Led
 
 
 def _imitate(
-    number: int, keys: Sequence[Key], edits: Sequence[RewardedEdit], runner: Runner, how: RestemSettings, folder: Path
-) -> Policy:
-    """The M-step."""
+    number: int,
+    chosen: Sequence[Lesson],
+    tasks: Mapping[str, Task],
+    runner: Runner,
+    how: RestemSettings,
+    folder: Path,
+) -> Policy | None:
+    """The M-step; None where there is nothing to imitate."""
+    runner.view.note(_to_imitate_text(len(chosen)))
+    if not chosen:
+        return None
     name, schema = f"round-{number + 1}", runner.settings.edit_schema
     job = FinetuneJob(
-        tuple(edits),
+        tuple(
+            RewardedEdit(tasks[each.task], schema.canonical(each.self_edit), weight)
+            for each, weight in chosen
+            if each.self_edit
+        ),
         menu=schema.menu(),
         example=runner.settings.edit_example,
         schema=schema.json_schema(),
@@ -389,5 +394,15 @@ def _imitate(
         raise FinetuningFailed(f"fine-tuning the policy in round {number + 1} failed: {why}")
     losses, seconds, now = outcome.result.losses, outcome.seconds, utc_now()
     return Policy(
-        run=RUN, round=number, folder=name, rollouts=tuple(keys), losses=losses, seconds=seconds, finished_at=now
+        run=RUN,
+        round=number,
+        folder=name,
+        rollouts=tuple(each.key for each, _ in chosen),
+        losses=losses,
+        seconds=seconds,
+        finished_at=now,
     )
+
+
+def _to_imitate_text(count: int) -> str:
+    return f"  {plural(count, 'self-edit')} to imitate" if count else "  nothing to imitate: no policy from it"

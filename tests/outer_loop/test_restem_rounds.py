@@ -319,6 +319,7 @@ def test_graded_tasks_are_looked_at_where_difficulty_makes_them_alike(run: Run) 
     run.go(GRADED, settings=SCORED, alike="difficulty")
     assert {job.task.id for job in run.executor.of(LookJob)} == {"task0", "task1"}
     run.executor.jobs.clear()
+    run.go(GRADED, settings=SCORED, alike="difficulty")  # which is finished
     run.go(changed(GRADED, alike="difficulty", reward="solution"))
     assert run.executor.of(LookJob) == []
 

@@ -108,16 +108,38 @@ def training(row: Row) -> dict[str, Any]:
     return values
 
 
-FACTS: dict[str, tuple[Callable[[Row], float], str]] = {
+def choice(name: str, row: Row) -> float:
+    """What a self-edit in the form of choices has in a field; of its demonstrations, whether there are all."""
+    value = row["self_edit"][name]
+    return float(value == "all" if name == "demonstrations" else value)
+
+
+Facts = dict[str, tuple[Callable[[Row], float], str]]
+"""What is averaged over a group of roll-outs, and how it is written."""
+
+RESULTS: Facts = {
+    "solved": (lambda row: row["reward"] == 1, "{:.1%}"),
+    "updates, mean": (lambda row: row["updates"], "{:.0f}"),
+}
+
+PAPER: Facts = {
     **{f"`{name}`": (partial(uses, name), "{:.0%}") for name in DataGeneration.model_fields},
     "no augmentation": (lambda row: not any(row["self_edit"]["data_generation"].values()), "{:.0%}"),
     "loss on outputs alone": (lambda row: training(row)["strategy"] == "train_using_output_tokens", "{:.0%}"),
     "epochs, mean": (lambda row: training(row)["num_train_epochs"], "{:.1f}"),
     "learning rate, mean": (lambda row: training(row)["learning_rate"], "{:.5f}"),
-    "solved": (lambda row: row["reward"] == 1, "{:.1%}"),
-    "updates, mean": (lambda row: row["updates"], "{:.0f}"),
+    **RESULTS,
 }
-"""What is averaged over a group of roll-outs, and how it is written."""
+
+CHOICES: Facts = {
+    "symmetries": (partial(choice, "symmetries"), "{:.0%}"),
+    "colours": (partial(choice, "colours"), "{:.0%}"),
+    "all demonstrations": (partial(choice, "demonstrations"), "{:.0%}"),
+    "rank, mean": (partial(choice, "rank"), "{:.0f}"),
+    "tokens, mean": (partial(choice, "tokens"), "{:,.0f}"),
+    "learning rate, mean": (partial(choice, "learning_rate"), "{:.5f}"),
+    **RESULTS,
+}
 
 
 def self_edits(rows: Sequence[Row]) -> str:
@@ -135,7 +157,8 @@ def self_edits(rows: Sequence[Row]) -> str:
     groups = {name: group for name, group in groups.items() if group}
     lines = [f"| | {' | '.join(groups)} |", "|---" + "|---:" * len(groups) + "|"]
     lines += [f"| self-edits | {' | '.join(str(len(group)) for group in groups.values())} |"]
-    for name, (fact, form) in FACTS.items():
+    facts = PAPER if "data_generation" in written[0]["self_edit"] else CHOICES
+    for name, (fact, form) in facts.items():
         found = (form.format(fmean(float(fact(row)) for row in group)) for group in groups.values())
         lines.append(f"| {name} | {' | '.join(found)} |")
     return "\n".join(lines)

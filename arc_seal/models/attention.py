@@ -3,6 +3,7 @@
 Shapes: batch B, heads H, tokens T, keys K, head width W.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,26 +46,31 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 
 
 def attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """As `attend`, without a gradient, each block of queries with the keys up to its end."""
-    before = key.shape[2] - query.shape[2]
+    """As `attend`, without a gradient."""
     flat_query, flat_key, flat_value = (each.flatten(0, 1) for each in (query * query.shape[-1] ** -0.5, key, value))
     mixed = torch.empty_like(flat_query)
-    for first, end in blocks(query.shape[2]):
-        scores = flat_query[:, first:end] @ flat_key[:, : before + end].mT  # [B * H, block, keys]
-        if mask is not None:  # causal itself
-            hidden = ~mask[:, :, first:end, : before + end]
-            scores.unflatten(0, query.shape[:2]).masked_fill_(hidden, float("-inf"))
-        elif end > first + 1:
-            _hide_later(scores[:, :, before + first :])
-        mixed[:, first:end] = scores.softmax(-1) @ flat_value[:, : before + end]
+    for first, end, weight in weights_in_blocks(flat_query, flat_key, mask):
+        mixed[:, first:end] = weight @ flat_value[:, : weight.shape[-1]]
     by_heads: Tensor = mixed.unflatten(0, query.shape[:2])
     return by_heads
 
 
-def _hide_later(scores: Tensor) -> None:
-    """Of a block of queries and as many keys, [..., block, block], have none look at a later one."""
-    later = torch.ones(scores.shape[-2:], dtype=torch.bool).triu_(1)
-    scores.masked_fill_(later, float("-inf"))
+def weights_in_blocks(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Iterator[tuple[int, int, Tensor]]:
+    """First query and end of each block, and its weights over the keys up to its end: nearly half of all are saved.
+
+    Scaled queries [B * H, T, W] and keys [B * H, K, W], of which the last T are the queries' own; weights
+    [B * H, block, keys]. A mask, [B or 1, 1, T, K], is causal itself.
+    """
+    before = key.shape[1] - query.shape[1]
+    for first, end in blocks(query.shape[1]):
+        scores = query[:, first:end] @ key[:, : before + end].mT
+        if mask is not None:
+            hidden = ~mask[:, :, first:end, : before + end]
+            scores.unflatten(0, (len(mask), -1)).masked_fill_(hidden, float("-inf"))
+        elif end > first + 1:
+            later = torch.ones(end - first, end - first, dtype=torch.bool).triu_(1)
+            scores[:, :, before + first :].masked_fill_(later, float("-inf"))
+        yield first, end, scores.softmax(-1)
 
 
 class GrowingLayer(DynamicLayer):
@@ -110,7 +116,7 @@ def lowered(hidden: Tensor, weight: Tensor) -> Tensor:
 
 
 class CausalAttention(torch.autograd.Function):
-    """Causal attention by blocks of queries, each with the keys up to its end: nearly half of all products are saved.
+    """Causal attention by blocks of queries, with a gradient.
 
     The backward pass is that of softmax(Q K^T / sqrt(W)) V, with the weights that the forward pass has kept.
     """
@@ -120,11 +126,9 @@ class CausalAttention(torch.autograd.Function):
         """[B * H, T, W] each -> [B * H, T, W]."""
         query = query * query.shape[-1] ** -0.5
         mixed, weights = torch.empty_like(value), []
-        for first, end in blocks(query.shape[1]):
-            scores = query[:, first:end] @ key[:, :end].mT  # [B * H, block, keys]
-            _hide_later(scores[:, :, first:])
-            weights.append(scores.softmax(-1))
-            mixed[:, first:end] = weights[-1] @ value[:, :end]
+        for first, end, weight in weights_in_blocks(query, key):
+            weights.append(weight)
+            mixed[:, first:end] = weight @ value[:, :end]
         context.save_for_backward(query, key, value, *weights)
         return mixed
 

@@ -405,4 +405,5 @@ def _imitate(
 
 
 def _to_imitate_text(count: int) -> str:
+    """How many self-edits an M-step imitates, in one line."""
     return f"  {plural(count, 'self-edit')} to imitate" if count else "  nothing to imitate: no policy from it"

@@ -680,11 +680,13 @@ def test_four_hundred_tasks_need_no_more_memory_than_forty(here: Path) -> None:
     seen: dict[int, int] = {}
     argv = (*IN_CONTEXT, "x_challenges.json", "executor=process", "executor.workers=1", "hydra.run.dir=run")
     with at_work("solve", here, *argv) as process:
-        threading.Thread(target=process.communicate, daemon=True).start()
+        reading = threading.Thread(target=process.communicate, daemon=True)
+        reading.start()
         while process.poll() is None:
             done = len(list((here / "run").glob("*/result.json")))
             seen[done] = max(seen.get(done, 0), sum(map(resident, living(process.pid))))
             time.sleep(0.1)
+        reading.join(timeout=PATIENCE_S)  # before its pipes are closed
     assert process.returncode == 0
     early = max(each for done, each in seen.items() if 40 <= done <= 120)
     late = max(each for done, each in seen.items() if 320 <= done <= 400)

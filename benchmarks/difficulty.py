@@ -4,7 +4,7 @@
 
 A line of the file is a roll-out: its task, how hard that looked (0 to 9), tokens of training, whether it solved the
 task, the log-probability of the true outputs, seconds. The chance of solving is read off the log-probability as
-`restem.value` does.
+`lessons.value` does before it counts the reward in.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from arc_seal.outer_loop.restem import EVEN
+from arc_seal.outer_loop.lessons import EVEN
 
 
 def main() -> None:

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import FinetuneSettings
-from arc_seal.outer_loop.restem import (
+from arc_seal.outer_loop.lessons import (
     Lesson,
     RestemSettings,
     advantages,
+    better_half,
     lessons,
     over_tasks_alike,
     rewarded,
-    round_text,
     to_imitate,
     value,
-    with_policy,
 )
+from arc_seal.outer_loop.restem import round_text, with_policy
 from arc_seal.outer_loop.rollout import Rollout
 from tests.outer_loop.fakes import POLICY, SCHEMA, TEXTS
 from tests.outer_loop.ledger_builders import rollout
@@ -39,6 +39,7 @@ PAPER = RestemSettings(
     price=0.0,
     temperature=0.1,
     alike="none",
+    halvings=0,
     per_task=None,
     contrast=False,
     adapt_from="base",
@@ -204,6 +205,8 @@ def test_what_is_imitated_holds_its_rules(
     ("log_probability", "price", "changes", "worth"),
     [
         (-4.5, 0.0, {}, 0.5),
+        (-4.5, 0.0, {"reward": 0}, 0.25),
+        (-4.5, 0.0, {"reward": 1}, 0.75),
         (-4.5, 0.1, {}, 0.325),  # 1.5 seconds of training and 0.25 of predicting; writing and examining are not paid
         (-0.5, 0.0, {}, 1 / (1 + e**-4)),
         (-inf, 0.0, {}, 0.0),
@@ -215,7 +218,8 @@ def test_what_is_imitated_holds_its_rules(
 def test_graded_a_roll_out_is_worth_what_the_solution_is_probable_less_its_seconds(
     log_probability: float | None, price: float, changes: dict[str, Any], worth: float | None
 ) -> None:
-    found = value(rollout(0, solution_log_probability=log_probability, **changes), changed(GRADED, price=price))
+    made = rollout(0, **{"reward": None, **changes}, solution_log_probability=log_probability)
+    found = value(made, changed(GRADED, price=price))
     assert found == (worth if worth is None else pytest.approx(worth, abs=1e-9))
 
 
@@ -225,7 +229,7 @@ def graded(task: str, values: dict[str, float | None], **changes: Any) -> list[R
     return [
         rollout(
             sample,
-            **{"task": task, "self_edit": EDITS[name[0]], "reward": 0, **changes},
+            **{"task": task, "self_edit": EDITS[name[0]], "reward": None, **changes},
             solution_log_probability=None if found is None else log(found / (1 - found)) - 4.5,
             **(failed if found is None else {}),
         )
@@ -283,6 +287,17 @@ def test_graded_tasks_that_look_alike_share_what_their_self_edits_are_worth() ->
     weighed = weights(lessons(rows, GRADED, 0, {"a": 3, "b": 3, "c": 4}))
     assert weighed["a", "B"] > weighed["a", "A"] == pytest.approx(weighed["b", "A"])
     assert weighed["d", "A"] == weighed["d", "B"]
+
+
+def test_graded_the_better_half_of_what_ran_is_the_same_for_tasks_alike() -> None:
+    rows = [
+        *graded("a", {"A": 0.9, "B": 0.2, "C": 0.5, "X": None}), *graded("b", {"A": 0.3, "B": 0.4, "C": 0.5}),
+        *graded("c", {"C": 0.1, "D": 0.2}), *graded("d", {"A": None}),
+    ]  # fmt: skip
+    found = better_half(rows, GRADED, {"a": 0, "b": 0})
+    half = {task: "".join(LETTERS[edit] for edit in edits) for task, edits in found.items()}
+    assert half == {"a": "AC", "b": "AC", "c": "D", "d": ""}
+    assert better_half(rows, GRADED, {})["b"] == (EDITS["C"], EDITS["B"])
 
 
 @pytest.mark.parametrize("reward", ["solution", "gain", "held_out_demo"])

@@ -20,11 +20,12 @@ from arc_seal.inner_loop.policy import finetune, write
 from arc_seal.models.prompt import Sampling
 from arc_seal.models.scripted import ScriptedModel
 from arc_seal.outer_loop.ledger import Ledger, Policy
-from arc_seal.outer_loop.restem import RestemSettings, fitting, restem
+from arc_seal.outer_loop.lessons import RestemSettings
+from arc_seal.outer_loop.restem import fitting, restem
 from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, derived_seed
 from arc_seal.self_edit.schema import ORACLE, compiled
 from tests.inner_loop.builders import copying_task, ignore
-from tests.outer_loop.fakes import RIGHT, ROLLOUTS, SCHEMA, TEXTS, FakeExecutor, Notes, entries, spoken, untimed
+from tests.outer_loop.fakes import RIGHT, ROLLOUTS, SCHEMA, TEXTS, FakeExecutor, Notes, entries, rate, spoken, untimed
 from tests.outer_loop.fakes import changed as changed_rollouts
 from tests.outer_loop.ledger_builders import rollout
 from tests.outer_loop.test_collect import SCORED
@@ -289,7 +290,7 @@ def test_graded_all_that_ran_are_imitated_by_their_weights(run: Run) -> None:
     run.executor.solves = lambda job: False
     (policy,) = run.go(GRADED, settings=SCORED, temperature=0.1)
     (job,) = run.finetuned
-    gap = 1 / (1 + exp(1 - 4.5)) - 1 / (1 + exp(3 - 4.5))  # of a grid of -1 nats, and one of -3
+    gap = (1 / (1 + exp(1 - 4.5)) - 1 / (1 + exp(3 - 4.5))) / 2  # of a grid of -1 nats, and one of -3; none is right
     best, other = 2 / (1 + exp(-gap / 0.1)), 2 / (1 + exp(gap / 0.1))
     weights = [(each.task.id, each.self_edit, each.weight) for each in job.edits]
     assert weights == [
@@ -331,6 +332,31 @@ def test_where_all_tasks_are_alike_one_self_edit_is_the_best_of_all(run: Run) ->
     assert run.executor.of(LookJob) == []
     (job,) = run.executor.of(FinetuneJob)
     assert len(job.edits) == 2 and len({each.self_edit for each in job.edits}) == 1
+
+
+def test_the_better_half_is_tried_again_and_what_is_left_is_imitated(run: Run) -> None:
+    """Five self-edits, then three, then two; the best of the first seed is the worst of the second."""
+    edits = SCORED.self_edit.model_dump(by_alias=True)
+    settings = changed_rollouts(SCORED, self_edit={**edits, "candidates": TEXTS[:5]})
+    first = {derived_seed(0, task.id, "adapt", 0) for task, _ in entries()}
+    worse = {0.001: 3, 0.002: 1, 0.003: 0, 0.004: 2, 0.005: 4}
+    run.executor.solves = lambda job: True
+    run.executor.grades = lambda job: -(9 if rate(job) == 0.003 and job.seed not in first else worse[rate(job)]) / 100
+    wanted = {"first": "candidates", "samples": 1, "alike": "all", "halvings": 2}
+    (policy,) = run.go(GRADED, settings=settings, **wanted)
+    tried: dict[int, set[float]] = {}
+    for job in run.executor.of(AdaptJob):
+        tried.setdefault(job.seed, set()).add(rate(job))
+    assert sorted(map(sorted, tried.values())) == [
+        *[[0.001, 0.002, 0.003, 0.004, 0.005]] * 2, *[[0.002, 0.003, 0.004]] * 2, *[[0.002, 0.004]] * 2,
+    ]  # fmt: skip
+    assert {text for _, text in run.imitated()[0]} == {TEXTS[1], TEXTS[3]}
+    assert {run for run, *_ in policy.rollouts} == {"train"}
+    said = [note.strip().partition(":")[0] for note in run.notes.notes if "again" in note]
+    assert said == ["Tried again, seed 2", "Tried again, seed 3"]
+    done = len(run.executor.jobs)
+    assert run.go(GRADED, settings=settings, **wanted) == [policy]
+    assert len(run.executor.jobs) == done
 
 
 def test_without_candidates_the_first_round_cannot_try_them(run: Run) -> None:

@@ -55,7 +55,6 @@ class TrainingSettings(Settings):
     lora_layers: int | None = Field(default=None, ge=1)
     lora_alpha: float | None = Field(default=None, gt=0)
     warmup_share: float = Field(default=0.1, ge=0, le=1)
-    averaging: float | None = Field(default=None, ge=0)
     max_gradient_norm: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=4096, ge=1)
     token_budget: int | None = Field(default=None, ge=1)

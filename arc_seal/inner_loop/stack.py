@@ -103,7 +103,8 @@ def prepare(job: AdaptJob, model: Model) -> Prepared:
         raise ValueError("expected a job that trains, found one without a self-edit")
     toolbox = Toolbox.load([Path(folder) for folder in job.toolbox])
     examples, skipped = training_set(job, edit, toolbox, model)
-    plan = make_plan(model, examples, edit.training, job.training, job.seed, job.max_training_tokens)
+    share, most = job.training.warmup_share, job.max_training_tokens
+    plan = make_plan(model, examples, edit.training, share, job.seed, most)
     shown = drawn_views(job, toolbox)
     prompts = tuple(query_prompts(job, model, shown, query) for query in range(len(job.task.queries)))
     return Prepared(job, edit, plan, len(examples), skipped, shown, prompts, began)
@@ -130,12 +131,6 @@ class _Member:
     def batch(self) -> tuple[Encoded, ...]:
         """The contexts of the next update."""
         return self.made.plan.batches[len(self.losses)]
-
-    @property
-    def share(self) -> float:
-        """Of the weights after the next update in their average; 1 where there is none."""
-        shares = self.made.plan.shares
-        return shares[len(self.losses)] if shares else 1.0
 
     @property
     def precision(self) -> Precision:
@@ -228,7 +223,6 @@ class Stack:
         self._rows.step(
             [member.made.plan.rates[len(member.losses)] for member in self._training],
             [member.made.job.training.max_gradient_norm for member in self._training],
-            [member.share for member in self._training],
         )
         losses = torch.cat([each for _, each in found]).tolist()  # the only wait for a GPU in an update
         for row, loss in zip((row for rows, _ in found for row in rows), losses, strict=True):

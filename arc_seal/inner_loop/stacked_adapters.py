@@ -70,8 +70,8 @@ class AdapterRows:
         self._network, self._layout = network, _Layout({}, 0)
         self._steps: list[int] = []
         device = next(network.parameters()).device
-        # Weights, gradients, the means of gradients and of their squares, averages of weights; [adapters, numbers].
-        self._tensors = [torch.empty(0, 0, device=device) for _ in range(5)]
+        # Weights, gradients, and the means of gradients and of their squares, each [adapters, numbers].
+        self._tensors = [torch.empty(0, 0, device=device) for _ in range(4)]
 
     @property
     def gradients(self) -> Tensor:
@@ -82,8 +82,7 @@ class AdapterRows:
         """Have an adapter behind the others."""
         self._lay_out([*self.adapters, adapter])
         rows = [tensor.new_zeros(1, self._numbers) for tensor in self._tensors]
-        for weights in (rows[0], rows[4]):
-            self._layout.write(weights, adapter)
+        self._layout.write(rows[0], adapter)
         self._tensors = [torch.cat(both) for both in zip(self._tensors, rows, strict=True)]
         self.adapters.append(adapter)
         self._steps.append(0)
@@ -95,8 +94,8 @@ class AdapterRows:
         self.adapters, self._steps = [self.adapters[row] for row in rows], [self._steps[row] for row in rows]
 
     def trained(self, row: int) -> Adapter:
-        """A copy of an adapter as it is now, the average of its weights, filling left out."""
-        adapter, parts = self.adapters[row], self._layout.split(self._tensors[4][row : row + 1])
+        """A copy of an adapter as it is now, filling left out."""
+        adapter, parts = self.adapters[row], self._layout.split(self._tensors[0][row : row + 1])
         cut = {
             name: (parts[name].down[0, : adapter.rank], parts[name].up[0, : adapter.rank]) for name in adapter.weights
         }
@@ -109,23 +108,21 @@ class AdapterRows:
         adapters = [self.adapters[row] for row in rows]
         return weights, _scaled(self._layout.split(weights), adapters)
 
-    def step(self, rates: Sequence[float], most: Sequence[float], shares: Sequence[float]) -> None:
+    def step(self, rates: Sequence[float], most: Sequence[float]) -> None:
         """One update of AdamW without weight decay on every adapter, each with its own rate, steps and clipping.
 
-        Gradients are scaled down to the norm `most`. `shares` is what the new weights have in their average. A row that
-        is not finite stays alone with it.
+        Gradients are scaled down to the norm `most`. A row that is not finite stays alone with it.
         """
-        weights, gradients, mean, square, average = self._tensors
+        weights, gradients, mean, square = self._tensors
         self._steps = [steps + 1 for steps in self._steps]
         corrections = [[1 - beta**steps for steps in self._steps] for beta in BETAS]
-        given = torch.tensor([rates, most, *corrections, shares], dtype=torch.float64).float().to(weights.device)
-        rate, limit, first, second, share = given[..., None]  # [adapters, 1] each
+        given = torch.tensor([rates, most, *corrections], dtype=torch.float64).float().to(weights.device)
+        rate, limit, first, second = given[..., None]  # [adapters, 1] each
         gradients.mul_((limit / (gradients.norm(dim=1, keepdim=True) + 1e-6)).clamp(max=1.0))
         mean.lerp_(gradients, 1 - BETAS[0])
         square.mul_(BETAS[1]).addcmul_(gradients, gradients, value=1 - BETAS[1])
         spread = square.sqrt().div_(second.sqrt()).add_(EPSILON)  # [adapters, numbers]
         weights.sub_(torch.div(mean, spread, out=spread).mul_(rate / first))
-        average.lerp_(weights, share)
 
     @property
     def _numbers(self) -> int:

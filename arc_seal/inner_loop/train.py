@@ -41,12 +41,10 @@ def train(
 ) -> TrainingRecord:
     """Train whatever of `model.network` is trainable; `seed` fixes the order of the examples (at least one).
 
-    AdamW, linear warm-up, gradients clipped by their norm; then cosine decay to zero or, with `settings.averaging`, a
-    constant rate, and in the end the average of the weights after each update (`_shares`).
-
-    The loss is the mean over a batch's targets, each times its example's weight; padding is no target. OverBudget,
-    before anything is trained, where all epochs together would read more than `max_tokens`; Diverged as soon as a loss
-    is not finite. `skipped` examples, left out before, are only recorded.
+    AdamW, linear warm-up, cosine decay to zero, gradients clipped by their norm. The loss is the mean over a batch's
+    targets, each times its example's weight; padding is no target. OverBudget, before anything is trained, where all
+    epochs together would read more than `max_tokens`; Diverged as soon as a loss is not finite. `skipped` examples,
+    left out before, are only recorded.
 
     The softmax runs over `symbols`. `seen`: the grid's symbols and the tokens that are targets somewhere, enough for
     grids, as decoding allows grid symbols alone. `vocabulary`: every token, or of them what an example allows, for
@@ -55,10 +53,9 @@ def train(
     `precision` is what a network in float32 is multiplied in: `auto` takes bfloat16 where the CPU is faster at it. The
     weights and the optimiser stay in float32.
     """
-    plan = make_plan(model, examples, training, settings, seed, max_tokens)
+    plan = make_plan(model, examples, training, settings.warmup_share, seed, max_tokens)
     network, alphabet = model.network, plan.alphabet.to(model.network.device) if symbols == "seen" else None
     weights = [weight for weight in network.parameters() if weight.requires_grad]
-    averages = [weight.detach().clone() for weight in weights if plan.shares]
     optimizer = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0, fused=True)
     losses: list[float] = []
     tokens = targets = computed = 0
@@ -76,14 +73,10 @@ def train(
         torch.nn.utils.clip_grad_norm_(weights, settings.max_gradient_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        for average, weight in zip(averages, weights, strict=False):
-            average.lerp_(weight.detach(), plan.shares[update])
         tokens, targets, computed = tokens + batch.tokens, targets + len(labels), computed + batch.ids.numel()
         report(
             Progress("train", update + 1, len(plan.batches), losses[-1], tokens / max(time.monotonic() - start, 1e-9))
         )
-    for average, weight in zip(averages, weights, strict=False):
-        weight.data.copy_(average)
     padding = 1 - tokens / computed
     return TrainingRecord(len(examples), skipped, len(losses), tokens, targets, padding, tuple(losses))
 
@@ -103,7 +96,6 @@ class Plan:
 
     batches: tuple[tuple[Encoded, ...], ...]  # the contexts of each update
     rates: tuple[float, ...]  # the learning rate of each update
-    shares: tuple[float, ...]  # of the weights after each update in their average until then; none: there is no average
     alphabet: Tensor  # ids of the grid's symbols and of every token that is a target somewhere, rising, [symbols]
 
 
@@ -111,7 +103,7 @@ def make_plan(
     model: Model,
     examples: Sequence[Encoded],
     training: Training | FinetuneSettings,
-    settings: TrainingSettings | FinetuneSettings,
+    warmup_share: float,
     seed: int,
     max_tokens: int | None,
 ) -> Plan:
@@ -122,14 +114,11 @@ def make_plan(
         raise OverBudget(f"{planned} training tokens planned, {max_tokens} allowed")
     rng = random.Random(seed)
     batches = [batch for _ in range(training.epochs) for batch in make_batches(lengths, training.batch_size, rng)]
-    averaging = settings.averaging if isinstance(settings, TrainingSettings) else None
-    schedule = _schedule if averaging is None else _warmup
-    factors = (schedule(update, len(batches), settings.warmup_share) for update in range(len(batches)))
+    factors = (_schedule(update, len(batches), warmup_share) for update in range(len(batches)))
     seen = np.concatenate([model.codec.symbols, *(example.ids[example.target] for example in examples)])
     return Plan(
         tuple(tuple(examples[index] for index in batch) for batch in batches),
         tuple(training.learning_rate * factor for factor in factors),
-        () if averaging is None else _shares(len(batches), averaging),
         torch.from_numpy(np.unique(seen)),
     )
 
@@ -158,19 +147,5 @@ def _schedule(update: int, updates: int, warmup_share: float) -> float:
     """Factor on the learning rate: linear from near 0 to 1, then half a cosine down to near 0."""
     warmup = max(1, round(warmup_share * updates))
     if update < warmup:
-        return _warmup(update, updates, warmup_share)
+        return (update + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (update - warmup) / max(1, updates - warmup)))
-
-
-def _warmup(update: int, updates: int, warmup_share: float) -> float:
-    """Factor on the learning rate: linear from near 0 to 1, then 1."""
-    return min(1.0, (update + 1) / max(1, round(warmup_share * updates)))
-
-
-def _shares(updates: int, power: float) -> tuple[float, ...]:
-    """What the newest weights have in the average after each update: (power + 1) / (update + power), the first all.
-
-    Polynomial-decay averaging (Shamir and Zhang, ICML 2013, section 4): the weights after update t count about as
-    t ** power, so the average is over the last 1 / (power + 1) of the training, however long that is.
-    """
-    return tuple((power + 1) / (update + power) for update in range(1, updates + 1))

@@ -55,7 +55,6 @@ def different(number: int, **training: Any) -> AdaptJob:
             lora_alpha=None if number % 3 else 8.0,
             max_gradient_norm=1.0 if number % 2 else 0.1,
             warmup_share=0.2,
-            averaging=1.5 if number % 2 else None,
         ),
         decode=DecodeSettings(views=2 + number % 3, score=number % 2 == 0),
     )
@@ -291,7 +290,7 @@ def test_a_step_is_that_of_torch() -> None:
                     place[: weight.shape[0]] = weight.grad
                 torch.nn.utils.clip_grad_norm_(own, limit)
                 optimizer.step()
-            rows.step([each[2] for each in optimizers], [each[3] for each in optimizers], [1.0] * len(optimizers))
+            rows.step([each[2] for each in optimizers], [each[3] for each in optimizers])
     for row, (_, own, _, _) in enumerate(optimizers):
         found = [each for both in rows.trained(row).weights.values() for each in both]
         assert all(torch.allclose(ours, theirs, atol=1e-6) for ours, theirs in zip(found, own, strict=True))

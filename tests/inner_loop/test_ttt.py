@@ -8,16 +8,15 @@ import pytest
 import torch
 
 from arc_seal.errors import Diverged, OverBudget
-from arc_seal.inner_loop.job import Progress, TrainingSettings
+from arc_seal.inner_loop.job import Progress
 from arc_seal.inner_loop.lora import with_fresh_adapter
-from arc_seal.inner_loop.train import _schedule, make_plan
+from arc_seal.inner_loop.train import _schedule
 from arc_seal.models import model as models
 from arc_seal.models.generate import model_positions
 from arc_seal.models.model import Model
 from arc_seal.models.prompt import Encoded
 from tests.inner_loop.builders import copying_task, examples_of, learn
 from tests.models.builders import MODELS, MakeModel
-from tests.self_edit.builders import edit
 
 TASKS = [copying_task((6, 7, 7)), copying_task((8, 5, 8), seed=1), copying_task((7, 7, 8), seed=2)]
 """Lengths within 10 % of one another, so that they may share a batch."""
@@ -200,31 +199,6 @@ def test_learning_rate_rises_in_a_line_and_falls_in_half_a_cosine(updates: int, 
     )
     assert all(0 < factor <= 1 for factor in factors)
     assert max(factors) == 1
-
-
-@pytest.mark.parametrize("power", [0.0, 3.0, 1e9])
-def test_with_averaging_the_weights_are_a_mean_over_the_training_and_the_rate_stays(
-    make: MakeModel, power: float
-) -> None:
-    """Those after update t weigh (t + power) over power + 1, which is all the same at 0; at 1e9 the last are all."""
-    model, seen = make(0), list[torch.Tensor]()
-    with with_fresh_adapter(model, 4, 8.0, seed=0):
-        weights = [weight for weight in model.network.parameters() if weight.requires_grad]
-
-        def note(progress: Progress) -> None:
-            seen.append(torch.cat([weight.detach().flatten() for weight in weights]))
-
-        learn(model, examples_of(model, TASKS), report=note, averaging=power, training={"epochs": 5})
-        found = torch.cat([weight.detach().flatten() for weight in weights])
-    counts = [1.0]
-    for update in range(2, len(seen) + 1):
-        counts = [count * (update - 1) / (update + power) for count in counts] + [(power + 1) / (update + power)]
-    assert sum(counts) == pytest.approx(1.0) and len(seen) >= 5
-    wanted = torch.stack([count * each for count, each in zip(counts, seen, strict=True)]).sum(dim=0)
-    assert torch.allclose(found, wanted, atol=1e-6) and not torch.equal(seen[0], seen[-1])
-    settings = TrainingSettings(averaging=power, warmup_share=0.5)
-    plan = make_plan(model, examples_of(model, TASKS), edit(epochs=4, batch_size=3).training, settings, 0, None)
-    assert plan.rates == pytest.approx([0.5 * plan.rates[-1], *plan.rates[-1:] * 3])
 
 
 def test_warm_up_takes_small_first_steps(make: MakeModel) -> None:

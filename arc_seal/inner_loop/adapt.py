@@ -7,7 +7,7 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -37,7 +37,6 @@ from arc_seal.inner_loop.lora import (
     adapted_modules,
     adapter_bytes,
     fresh_weights,
-    mean_adapter,
     merged,
     unfrozen,
     with_adapter,
@@ -68,8 +67,7 @@ def adapt(job: AdaptJob, model: Model, report: Report) -> Result:
             candidates, known = candidates + made, known + scored
         adapter = None
         if job.keep and record is not None and job.training.method == "lora":
-            count = 1 if job.beside is None else job.beside.count + 1
-            adapter = TrainedAdapter(adapter_bytes(fresh_weights(model.network)), record.total, count)
+            adapter = TrainedAdapter(adapter_bytes(fresh_weights(model.network)), record.total)
     attempts = vote(candidates, len(job.task.queries))
     return Result(attempts, tuple(candidates), record, dict(seconds), tuple(known), adapter)
 
@@ -142,44 +140,25 @@ def _adapted(
         if edit is None and kept is not None:
             stack.enter_context(with_adapter(model, kept))
         if edit is not None:
-            own = ExitStack()  # of what is trained
             if training.method == "full":
-                own.enter_context(unfrozen(model))
+                stack.enter_context(unfrozen(model))
             else:
-                own.enter_context(_fresh(job, edit, model, job.begin))
-            stack.push(own)
+                rank, alpha = edit.training.lora_rank, training.lora_alpha or float(edit.training.lora_rank)
+                begin, modules = job.begin.weights if job.begin else None, adapted_modules(model.network, training)
+                stack.enter_context(with_fresh_adapter(model, rank, alpha, job.seed, modules, kept, begin))
         if edit is not None and not trained:
             examples, skipped = training_set(job, edit, toolbox, model)
             record = train(
                 model, examples, edit.training, training, job.seed, report,
                 skipped=skipped, max_tokens=job.max_training_tokens, precision=training.precision,
             )  # fmt: skip
-            record = replace(record, before=sum(each.tokens for each in (job.begin, job.beside) if each is not None))
-            if job.beside is not None and training.method == "lora":
-                mean = _mean_with(job.beside, adapter_bytes(fresh_weights(model.network)), record)
-                own.close()
-                stack.enter_context(_fresh(job, edit, model, mean))
+            record = replace(record, before=job.begin.tokens if job.begin is not None else 0)
             seconds["train"] += time.monotonic() - start
         start = time.monotonic()
         lowers = training.precision == "auto"
         with merged(model.network), lowered_weights(model.network) if lowers else nullcontext():
             yield record, drawn_views(job, toolbox)
         seconds["predict"] += time.monotonic() - start
-
-
-def _fresh(job: AdaptJob, edit: SelfEdit, model: Model, begin: TrainedAdapter | None) -> AbstractContextManager[object]:
-    """An adapter as the job has it, with a rank for as many as it is the mean of."""
-    count = 1 if begin is None else begin.count
-    rank, alpha = edit.training.lora_rank, job.training.lora_alpha or float(edit.training.lora_rank)
-    kept = None if job.adapt_from is None else Path(job.adapt_from)
-    modules, weights = adapted_modules(model.network, job.training), begin.weights if begin is not None else None
-    return with_fresh_adapter(model, count * rank, count * alpha, job.seed, modules, kept, weights)
-
-
-def _mean_with(others: TrainedAdapter, own: bytes, record: TrainingRecord) -> TrainedAdapter:
-    """The mean of adapters trained before and one more, which `record` is of."""
-    weights = mean_adapter({others.weights: float(others.tokens), own: float(record.tokens)})
-    return TrainedAdapter(weights, others.tokens + record.tokens, others.count + 1)
 
 
 def drawn_views(job: AdaptJob, toolbox: Toolbox) -> tuple[NamedView, ...]:
@@ -209,8 +188,8 @@ def training_set(job: AdaptJob, edit: SelfEdit, toolbox: Toolbox, model: Model) 
     if not examples:
         raise OverBudget(f"no training example fits into {most} tokens")
     wanted = edit.training.tokens
-    if wanted is not None:
-        wanted = max(1, wanted - sum(each.tokens for each in (job.begin, job.beside) if each is not None))
+    if wanted is not None and job.begin is not None:
+        wanted = max(1, wanted - job.begin.tokens)
     limits = [limit for limit in (job.training.token_budget, wanted) if limit is not None]
     if limits:
         read = list(accumulate(edit.training.epochs * len(example.ids) for example in examples))

@@ -126,11 +126,10 @@ class TrainingRecord:
 
 @dataclass(frozen=True, slots=True)
 class TrainedAdapter:
-    """An adapter as a training left it, or the mean of several, to go on from; the optimiser's state is not kept."""
+    """An adapter as a training left it, for another to go on from; the optimiser's state is not kept."""
 
     weights: bytes  # as `lora.adapter_bytes` writes them
     tokens: int  # read in training so far
-    count: int = 1  # adapters that it is the mean of: its rank is so many times that of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +188,6 @@ class AdaptJob(Job[Result]):
     # For each query the grids that earlier roll-outs found, to be scored here too where `decode.score` asks for scores.
     known: tuple[tuple[Grid, ...], ...] = ()
     begin: TrainedAdapter | None = None  # an adapter of this self-edit's rank to train on; None: a fresh one
-    # Adapters trained before: predictions are made under the mean of these and the one that is trained here, each by
-    # the tokens it has read (model soups, arXiv 2203.05482).
-    beside: TrainedAdapter | None = None
     keep: bool = False  # whether the result has the adapter
 
 

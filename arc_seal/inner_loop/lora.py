@@ -107,22 +107,6 @@ def adapter_bytes(weights: Mapping[str, tuple[Tensor, Tensor]]) -> bytes:
     return save({name: each.detach().cpu().contiguous() for name, each in flat.items()})
 
 
-def mean_adapter(adapters: Mapping[bytes, float]) -> bytes:
-    """One adapter that adds the weighted mean of what adapters on the same layers add, its rank the sum of theirs.
-
-    They have one scale, and so has it at this rank. `adapters` are weights as `adapter_bytes` writes them, and how much
-    each counts.
-    """
-    loaded, whole = [(load(weights), count) for weights, count in adapters.items()], sum(adapters.values())
-    mean = {
-        name: torch.cat([each[name] for each, _ in loaded])
-        if name.endswith(".A")
-        else torch.cat([each[name] * (count / whole) for each, count in loaded], dim=1)
-        for name in loaded[0][0]
-    }
-    return save(mean)
-
-
 @contextmanager
 def with_adapter(model: Model, folder: Path) -> Iterator[None]:
     """The adapter kept in a folder, frozen and merged into the weights, for as long as the context lasts.

@@ -280,18 +280,18 @@ class Runner:
         solution: Solution | None,
         known: tuple[tuple[Grid, ...], ...] = (),
         timeout_s: float | None = None,
-        before: TrainedAdapter | None = None,
+        begin: TrainedAdapter | None = None,
         keep: bool = False,
     ) -> Rollout:
         """Try a proposed self-edit in the sandbox; the solution is only compared with finished attempts.
 
-        `known` are grids for each query that are to be scored too; `timeout_s` is in the place of the executor's.
-        `before` is the adapter that an earlier stage kept (`keep`).
+        `known` are grids for each query that are to be scored too; `timeout_s` is in the place of the executor's; for
+        `begin` and `keep` see AdaptJob.
         """
         found: dict[str, Any] = {}
         answers = None
         if rollout.status is Status.OK:
-            job = replace(self._adapt_job(rollout, task, before), known=known, keep=keep)
+            job = replace(self._adapt_job(rollout, task, begin), known=known, keep=keep)
             outcome = self._run(job, rollout.sample, timeout_s)
             found = {"status": outcome.status, "message": outcome.message, "result": outcome.result}
             answers = None if outcome.result is None else grids(outcome.result.attempts)
@@ -312,7 +312,7 @@ class Runner:
 
         As it was where scoring them fails.
         """
-        job = replace(self._adapt_job(rollout, task), begin=adapter, known=known)
+        job = replace(self._adapt_job(rollout, task, adapter), known=known)
         outcome, result = self._run(ScoreJob(job), rollout.sample, timeout_s), rollout.result
         if outcome.result is None or result is None:
             return rollout
@@ -342,14 +342,11 @@ class Runner:
     def _run(self, job: Job[R], sample: int, timeout_s: float | None = None) -> Outcome[R]:
         return self.executor.run(job, lambda progress: self.view.progress(sample, progress), timeout_s)
 
-    def _adapt_job(self, rollout: Rollout, task: Task, before: TrainedAdapter | None = None) -> AdaptJob:
-        """The job; on more tokens than `ttt.token_budget` another adapter is trained beside the one from before."""
-        training, wanted = self.settings.ttt, rollout.token_budget
-        most = training.token_budget
-        another = wanted is not None and most is not None and wanted > most
-        if wanted:
-            left = max(1, wanted - (before.tokens if before is not None else 0))
-            training = training.model_copy(update={"token_budget": left if most is None else min(left, most)})
+    def _adapt_job(self, rollout: Rollout, task: Task, begin: TrainedAdapter | None = None) -> AdaptJob:
+        training = self.settings.ttt
+        if rollout.token_budget:
+            left = rollout.token_budget - (begin.tokens if begin is not None else 0)
+            training = training.model_copy(update={"token_budget": max(1, left)})
         return AdaptJob(
             task=task,
             self_edit=rollout.self_edit,
@@ -359,8 +356,7 @@ class Runner:
             decode=self.settings.decode,
             max_training_tokens=self.settings.max_training_tokens,
             adapt_from=self.author.adapt_from,
-            begin=None if another else before,
-            beside=before if another else None,
+            begin=begin,
         )
 
     def _written(

@@ -32,8 +32,9 @@ from arc_seal.sandbox.worker import Executor
 from arc_seal.self_edit.edit import SelfEdit, canonical
 from arc_seal.settings import shortened
 
-EARLY, ADAPTERS = (8000, 30000), 4
-"""With a deadline: tokens of the first stages, and adapters that are trained in all while there is time."""
+EARLY, DOUBLED = (8000, 30000), 2
+"""With a deadline: tokens of the first stages, and how often those of the last are doubled while there is time."""
+
 
 PAST_WANTED = 0.1
 """How much of the gain of another stage is left once a task has the tokens that its self-edits want."""
@@ -69,13 +70,12 @@ class SolveSettings(RolloutSettings):
     @property
     def budgets(self) -> tuple[int | None, ...]:
         """Tokens that are read in all after each stage; None, the last, for as many as there are, or where none are."""
-        most, stages = self.ttt.token_budget, self.stages
-        further: tuple[int, ...] = ()
+        most, stages, further = self.ttt.token_budget, self.stages, ()
         if self.select != "all" or not self.train:
             return (None,)
         if self.deadline_s is not None:
             stages = EARLY if stages is None else stages
-            further = () if most is None else tuple(most * count for count in range(2, ADAPTERS + 1))
+            further = () if most is None else tuple(most * 2**doubled for doubled in range(1, DOUBLED + 1))
         return (*(tokens for tokens in stages or () if most is None or tokens < most), most, *further)
 
     @property
@@ -332,7 +332,7 @@ class Solving:
                     return None
                 made = self._runner.roll_out(
                     rollout, self.task, self._solution, known, self._limit_s(ends),
-                    before=self._adapters.get(*own) if budget != 0 else None,
+                    begin=self._adapters.get(*own) if budget != 0 else None,
                     keep=budget != 0 and (compares or goes_on),
                 )  # fmt: skip
             if made.result is not None and made.result.adapter is not None:

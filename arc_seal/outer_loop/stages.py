@@ -278,19 +278,19 @@ class Adapters:
             self._file = sqlite3.connect("", check_same_thread=False)
         with suppress(sqlite3.Error):
             self._file.execute("PRAGMA synchronous = OFF")  # a process that is killed loses nothing by it
-            keys = "owner, sample, tokens, count, weights, PRIMARY KEY (owner, sample)"
-            self._file.execute(f"CREATE TABLE IF NOT EXISTS trained ({keys})")
+            keys = "owner, sample, tokens, weights, PRIMARY KEY (owner, sample)"
+            self._file.execute(f"CREATE TABLE IF NOT EXISTS adapter ({keys})")
 
     def keep(self, owner: str, sample: int, adapter: TrainedAdapter) -> None:
         """Keep one in the place of the owner's last for this sample."""
         with suppress(sqlite3.Error), self._turn, self._file:
-            row = (owner, sample, adapter.tokens, adapter.count, adapter.weights)
-            self._file.execute("INSERT OR REPLACE INTO trained VALUES (?, ?, ?, ?, ?)", row)
+            row = (owner, sample, adapter.tokens, adapter.weights)
+            self._file.execute("INSERT OR REPLACE INTO adapter VALUES (?, ?, ?, ?)", row)
 
     def get(self, owner: str, sample: int) -> TrainedAdapter | None:
         """The owner's last for a sample, if there is one."""
         with suppress(sqlite3.Error), self._turn:
-            asked = "SELECT weights, tokens, count FROM trained WHERE owner = ? AND sample = ?"
+            asked = "SELECT weights, tokens FROM adapter WHERE owner = ? AND sample = ?"
             if (found := self._file.execute(asked, (owner, sample)).fetchone()) is not None:
                 return TrainedAdapter(*found)
         return None
@@ -298,7 +298,7 @@ class Adapters:
     def let_go(self, owner: str) -> None:
         """Let all of an owner's go."""
         with suppress(sqlite3.Error), self._turn, self._file:
-            self._file.execute("DELETE FROM trained WHERE owner = ?", (owner,))
+            self._file.execute("DELETE FROM adapter WHERE owner = ?", (owner,))
 
     def remove(self) -> None:
         """Remove the file."""

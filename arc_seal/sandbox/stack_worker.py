@@ -48,7 +48,6 @@ def can_be_stacked(job: Job[Any]) -> bool:
         and job.self_edit is not None
         and job.training.method == "lora"
         and job.adapt_from is None
-        and job.beside is None
     )
 
 

@@ -14,8 +14,8 @@ from safetensors.torch import load
 from arc_seal.arc.grid import Grid
 from arc_seal.arc.task import Demonstration, Task
 from arc_seal.errors import Diverged, InvalidSelfEdit, OverBudget, Status
-from arc_seal.inner_loop.adapt import adapt, score_known, training_set
-from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, ScoreJob, TrainingSettings, vote
+from arc_seal.inner_loop.adapt import adapt, training_set
+from arc_seal.inner_loop.job import DecodeSettings, Progress, Result, TrainingSettings, vote
 from arc_seal.models.model import Model
 from arc_seal.models.prompt import demonstrations_prompt
 from arc_seal.models.scripted import ScriptedSource
@@ -270,30 +270,3 @@ def test_a_training_goes_on_where_another_ended(make: MakeModel) -> None:
     assert any(bool(each.any()) for name, each in ours.items() if name.endswith(".B"))
     assert weights(model) == before
     assert adapt(job(TASK), model, ignore).adapter is None
-
-
-def test_beside_adapters_trained_before_predictions_are_made_under_the_mean_of_all(make: MakeModel) -> None:
-    """Three steps of no size beside one training add a quarter of what that has learnt, by the tokens read."""
-    model = make(0)
-    before = weights(model)
-    mean = adapt(replace(job(TASK), keep=True), model, ignore).adapter
-    assert mean is not None
-    first, tokens = mean, mean.tokens
-    for number in range(1, 4):
-        still = edit(learning_rate=1e-12, lora_rank=TURNS.training.lora_rank)
-        made = adapt(replace(job(TASK, still), seed=number, beside=mean, keep=True), model, ignore)
-        assert made.adapter is not None and made.training is not None and made.training.before == mean.tokens
-        tokens += made.training.tokens
-        mean = made.adapter
-    assert (mean.count, mean.tokens) == (4, tokens)
-    ours, theirs, rank = load(mean.weights), load(first.weights), TURNS.training.lora_rank
-    for name, whole in theirs.items():
-        if name.endswith(".A"):
-            assert torch.equal(ours[name][:rank], whole) and len(ours[name]) == 4 * rank
-        else:
-            assert torch.allclose(ours[name][:, :rank], whole * (first.tokens / tokens), rtol=0.02)
-            assert not ours[name][:, rank:].abs().max() > 1e-6
-    assert weights(model) == before
-    known = tuple((TASK.demos[0].output,) for _ in TASK.queries)
-    assert len(score_known(ScoreJob(replace(job(TASK), known=known, begin=mean)), model)) == len(TASK.queries)
-    assert weights(model) == before

@@ -12,7 +12,7 @@ import torch
 
 from arc_seal.errors import InputError
 from arc_seal.inner_loop.job import TrainingSettings
-from arc_seal.inner_loop.lora import adapted_modules, adapter_bytes, fresh_weights, mean_adapter, with_fresh_adapter
+from arc_seal.inner_loop.lora import adapted_modules, fresh_weights, with_fresh_adapter
 from arc_seal.models.model import Model
 from tests.inner_loop.builders import copying_task, examples_of, learn
 from tests.models.builders import MODELS, grid_model
@@ -141,18 +141,3 @@ def test_an_adapter_is_on_the_last_blocks(settings: dict[str, Any], expected: Ca
 def test_a_pattern_that_fits_nothing_is_bad_input() -> None:
     with pytest.raises(InputError, match=r"^ttt.lora_modules: expected a pattern of full names, such as .*, found x$"):
         adapted_modules(grid_model().network, TrainingSettings(lora_modules="x"))
-
-
-def test_a_mean_of_adapters_adds_the_weighted_mean_of_what_they_add(model: Model) -> None:
-    made, added = dict[bytes, float](), list[dict[str, torch.Tensor]]()
-    for seed, count in enumerate((1.0, 3.0, 4.0)):
-        with with_fresh_adapter(model, 4, 8.0, seed):
-            for weight in lora(model, "lora_B"):
-                torch.nn.init.normal_(weight, std=0.3)
-            own = fresh_weights(model.network)
-            added.append({name: (up @ down).detach() for name, (down, up) in own.items()})
-            made[adapter_bytes(own)] = count
-    with with_fresh_adapter(model, 12, 24.0, 0, begin=mean_adapter(made)):
-        for name, (down, up) in fresh_weights(model.network).items():
-            wanted = sum(share * each[name] for share, each in zip((0.125, 0.375, 0.5), added, strict=True))
-            assert torch.allclose(up @ down, torch.as_tensor(wanted), atol=1e-6)

@@ -90,10 +90,9 @@ class Trained(FakeExecutor):
             for query, grids in enumerate(job.known)
             for grid in grids
         )
-        before = read_before(job)
+        before = job.begin.tokens if job.begin is not None else 0
         training = TrainingRecord(3, 0, 2, tokens, 10, 0.0, (1.0, 0.5), before) if tokens else None
-        count = 1 if job.beside is None else job.beside.count + 1
-        adapter = TrainedAdapter(b"", before + tokens, count) if training and job.keep else None
+        adapter = TrainedAdapter(b"", before + tokens) if training and job.keep else None
         seconds = {"train": tokens / 1000, "predict": 0.5}
         return Result(vote(made, len(queries)), made, training, seconds, known, adapter)
 
@@ -122,14 +121,9 @@ def calibrated(
     return staged(*budgets, **{**values, **settings})
 
 
-def read_before(job: AdaptJob) -> int:
-    """Tokens that earlier stages have trained on."""
-    return sum(each.tokens for each in (job.begin, job.beside) if each is not None)
-
-
 def digits_of_tokens(job: AdaptJob, grid: Grid) -> float:
     """The logarithm of all tokens read, less ten."""
-    read = (job.training.token_budget or 0) + read_before(job)
+    read = (job.training.token_budget or 0) + (job.begin.tokens if job.begin is not None else 0)
     return math.log10(1 + read * (job.self_edit is not None)) - 10
 
 
@@ -186,22 +180,9 @@ def test_the_stages_end_where_no_more_tokens_may_be_read() -> None:
 
 def test_with_a_deadline_there_are_early_stages_and_further_ones() -> None:
     settings = changed(staged(16000), stages=None, deadline_s=5.0)
-    assert settings.budgets == (8000, 16000, 32000, 48000, 64000)
-    assert changed(settings, stages=(0,)).budgets == (0, 16000, 32000, 48000, 64000)
+    assert settings.budgets == (8000, 16000, 32000, 64000)
+    assert changed(settings, stages=(0,)).budgets == (0, 16000, 32000, 64000)
     assert changed(SETTINGS, stages=None, deadline_s=5.0).budgets == (8000, 30000, None)
-
-
-def test_beyond_the_budget_another_adapter_is_trained_beside_those_before() -> None:
-    executor = Trained()
-    solved = solve(executor, staged(4000, 16000, deadline_s=1000.0))
-    jobs = executor.of(AdaptJob)
-    assert budgets(solved) == [4000, 16000, 32000, 48000, 64000]
-    assert [job.begin and (job.begin.tokens, job.begin.count) for job in jobs] == [None, (4000, 1), None, None, None]
-    assert [job.beside and (job.beside.tokens, job.beside.count) for job in jobs] == [
-        None, None, (16000, 1), (32000, 2), (48000, 3),
-    ]  # fmt: skip
-    assert [job.training.token_budget for job in jobs] == [4000, 12000, 16000, 16000, 16000]
-    assert [job.keep for job in jobs] == [True] * 4 + [False]
 
 
 def test_a_self_edit_that_wants_fewer_tokens_has_no_stage_beyond_them() -> None:
@@ -443,7 +424,7 @@ def test_a_task_without_more_examples_is_reckoned_by_those_it_has(executor: Trai
     """Its next stage takes a second, not the 40 s of its budget: it is done within the time, and in whole."""
     executor.most = 1000
     solved = solve(executor, staged(0, 4000, 40000, deadline_s=10.0))
-    assert (budgets(solved), solved.open) == ([0, 4000, 40000, 80000, 120000, 160000], False)
+    assert (budgets(solved), solved.open) == ([0, 4000, 40000, 80000, 160000], False)
 
 
 @pytest.mark.parametrize("workers", [1, 3])

@@ -33,7 +33,7 @@ Exit code: 0 when the run is done, 1 when fine-tuning failed, 2 for bad input, 1
 REWARDS = {
     "solution": "the self-edit solves its task",
     "gain": "the self-edit solves a task that is not solved without training",
-    "graded": "how probable the solution is under the model that the self-edit adapted",
+    "graded": "whether the self-edit solves its task, and how probable the solution is under the model that it adapted",
     "held_out_demo": "left-out demonstrations prefer the self-edit",
 }
 """What `restem.reward` can be, for people."""

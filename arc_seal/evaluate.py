@@ -50,7 +50,8 @@ def _evaluate(job: "Composed") -> None:
     from arc_seal.outer_loop.evaluate import check_apart, check_rows, evaluate, untrained_run
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER
-    from arc_seal.ui.views import RunView, terminal_console
+    from arc_seal.ui.progress import terminal_console
+    from arc_seal.ui.views import RunView
 
     config = read_config(job.values, EvaluateConfig)
     config.check(policy_writes=True)
@@ -97,7 +98,7 @@ def to_solve(job: "Composed", config: "EvaluateConfig", run: Path) -> list[str]:
     """The command that solves a task with the trained policy of the run that is kept there; none without a policy."""
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN
-    from arc_seal.ui.views import near
+    from arc_seal.ui.progress import near
 
     with Ledger.read_only(run / LEDGER) as ledger:
         policies = [each for each in ledger.policies(RUN) if config.round in (None, each.round + 1)]
@@ -161,8 +162,8 @@ def _report(config: "EvaluateConfig", by_seed: "BySeed", entries: "Sequence[Entr
     from arc_seal.arc.task import write_json, write_submission
     from arc_seal.outer_loop.evaluate import TITLES, table_rows
     from arc_seal.outer_loop.table import make_table, to_json, to_markdown
+    from arc_seal.ui.progress import terminal_console
     from arc_seal.ui.views import evaluation as shown
-    from arc_seal.ui.views import terminal_console
 
     rows, facts = table_rows(config.rows, by_seed, entries), run_facts(config, by_seed)
     to_untrained, to_fixed = ((TITLES["seal"], TITLES[other]) for other in ("untrained", "fixed"))

@@ -36,7 +36,8 @@ def work(jobs: "list[Composed]") -> int:
     """Pretrain what each job asks for."""
     from arc_seal.config import make, read_config
     from arc_seal.pretraining.run import PretrainConfig, run
-    from arc_seal.ui.views import RunView, terminal_console
+    from arc_seal.ui.progress import terminal_console
+    from arc_seal.ui.views import RunView
 
     for job in jobs:
         config = read_config(job.values, PretrainConfig)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from arc_seal.outer_loop.solve import Solved
     from arc_seal.sandbox.worker import Executor
     from arc_seal.ui.run_folder import Run
-    from arc_seal.ui.views import SweepView, TaskView
+    from arc_seal.ui.task_view import TaskView
+    from arc_seal.ui.views import SweepView
 
 USAGE = """\
 Solve ARC tasks: a language model writes a self-edit, trains on it, and predicts the test outputs.
@@ -208,7 +209,7 @@ class _Session:
         from arc_seal.errors import InputError
         from arc_seal.outer_loop.solve import solve_task
         from arc_seal.ui.run_folder import Run, write_run
-        from arc_seal.ui.views import TaskView
+        from arc_seal.ui.task_view import TaskView
 
         (task, solution), config, folder = item.entry, item.config, self.place(item.folder)
         alone = self.view if isinstance(self.view, TaskView) else None
@@ -278,8 +279,8 @@ class _Session:
         """
         from arc_seal.config import OUTPUT, launch
         from arc_seal.errors import InputError, plural
+        from arc_seal.ui.progress import near
         from arc_seal.ui.run_folder import Run
-        from arc_seal.ui.views import near
 
         self.resumed, sent = True, {item.job: jobs[item.job] for item in items}
         self.view.note(f"{plural(len(sent), 'job')} by {jobs[0].launcher}; each shows in {near(self.kept)}/*/{OUTPUT}")
@@ -317,8 +318,10 @@ def can_be_written(path: Path) -> bool:
 def _view(items: "list[_Item | Run]", several: bool, recorded: bool) -> "TaskView | SweepView":
     """One task is shown in full, of several a line each."""
     from arc_seal.arc.html import PALETTES
+    from arc_seal.ui.progress import recording_console, terminal_console
     from arc_seal.ui.run_folder import Run
-    from arc_seal.ui.views import SweepView, TaskView, recording_console, terminal_console
+    from arc_seal.ui.task_view import TaskView
+    from arc_seal.ui.views import SweepView
 
     consoles = terminal_console(), recording_console() if recorded else None
     if not several:

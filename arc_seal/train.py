@@ -64,7 +64,8 @@ def _train(job: "Composed", argv: Sequence[str]) -> None:
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN, check_reward, fitting, restem
     from arc_seal.outer_loop.rollout import Author, Runner
-    from arc_seal.ui.views import RunView, terminal_console
+    from arc_seal.ui.progress import terminal_console
+    from arc_seal.ui.views import RunView
 
     config = read_config(job.values, TrainConfig)
     config.check(policy_writes=True)

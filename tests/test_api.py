@@ -19,7 +19,7 @@ from arc_seal import api
 from arc_seal.arc.html import PALETTES
 from arc_seal.errors import ExecutorClosed
 from arc_seal.inner_loop.job import Attempt, Candidate, Result
-from arc_seal.ui.views import TaskView
+from arc_seal.ui.task_view import TaskView
 from tests.outer_loop.fakes import RIGHT, WRONG
 from tests.outer_loop.test_solve import ONE, TASK, TWO, by_hand
 from tests.outer_loop.test_solve import solve as solve_scripted

@@ -1,9 +1,14 @@
-"""How far a command is: one line that is redrawn on a terminal, and printed now and then elsewhere."""
+"""How far a command is: one line that is redrawn on a terminal, and printed now and then elsewhere.
+
+And what the views share: consoles, colours, plain tables, where something is kept.
+"""
 
 import math
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from threading import RLock
 from typing import Self
@@ -11,6 +16,7 @@ from typing import Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.table import Column, Table
 from rich.text import Text
 
 from arc_seal.errors import InputError, plural
@@ -26,6 +32,9 @@ STAGES: dict[Stage, tuple[str, str, str]] = {
     "finetune": ("fine-tuning", "update", ""),
 }
 """What people read for each stage of a job, what its steps are, and how the time left is meant."""
+
+GOOD, BAD, BAD_FIGURE = "bold #56b4e9", "bold #e69f00", "#e69f00"
+"""Okabe and Ito's sky blue and orange: told apart by all kinds of colour vision; the words and digits say the same."""
 
 LINE_EVERY_S, JOB_LINE_EVERY_S, JOB_LINE_EVERY_SHARE = 10.0, 5.0, 0.1
 """Off the terminal a line is due after so many seconds; a job's after a share of its stage too, if that comes later."""
@@ -180,3 +189,40 @@ def percent(share: float, decimals: int = 0) -> str:
 def printable(text: str) -> str:
     """The text without what would steer the terminal."""
     return "".join(sign if sign.isprintable() or sign == "\n" else "\ufffd" for sign in text)
+
+
+def terminal_console() -> Console:
+    """The console of standard output; what its encoding cannot show is spelled out instead of failing."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(highlight=False)
+
+
+def recording_console() -> Console:
+    """A console that shows nothing and remembers everything, in colour whatever the terminal can do."""
+    return Console(
+        file=StringIO(), record=True, force_terminal=True, color_system="truecolor", width=100,
+        highlight=False, legacy_windows=False, _environ={},
+    )  # fmt: skip
+
+
+def near(path: Path) -> Path:
+    """The path from where the command was started, if it is below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def kept_in(place: Path) -> Text:
+    """Where something is kept."""
+    return Text(f"Kept in {printable(str(near(place)))}", no_wrap=True)
+
+
+def plain_table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], whole: bool = False) -> Table:
+    """Cells as they stand, flush right but in the first column; with `whole`, that one alone is broken to fit."""
+    first, *others = (Text(printable(heading)) for heading in headings)
+    columns = [
+        Column(each, justify="right", no_wrap=whole, overflow="ellipsis" if whole else "fold") for each in others
+    ]
+    table = Table(Column(first, overflow="fold"), *columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
+    return table

@@ -1,34 +1,35 @@
-"""What the commands show: one task being solved, a long run, and the tables at their ends.
+"""What commands show that work on many tasks: a line a task, how far they are, and the tables at their ends.
 
 Nothing that comes from outside, such as a task's id or what a model wrote, steers the terminal or is read as markup.
 """
 
-import json
 import shlex
-import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.highlighter import JSONHighlighter
-from rich.table import Column, Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
-from arc_seal.arc.grid import Grid
-from arc_seal.arc.html import PALETTES, Palette
-from arc_seal.arc.task import Solution, Task
 from arc_seal.errors import Status, plural
-from arc_seal.inner_loop.job import Attempt, Progress
+from arc_seal.inner_loop.job import Progress
 from arc_seal.outer_loop import table as tables
 from arc_seal.outer_loop.rollout import Rollout
-from arc_seal.outer_loop.solve import Solved, attempt_title
 from arc_seal.self_edit.edit import SelfEdit, canonical
-from arc_seal.ui.grids import Comparison, Demonstrations, differing_cells, size
-from arc_seal.ui.progress import Display, duration, percent, printable
+from arc_seal.ui.progress import (
+    BAD,
+    BAD_FIGURE,
+    GOOD,
+    Display,
+    duration,
+    kept_in,
+    near,
+    percent,
+    plain_table,
+    printable,
+)
 from arc_seal.ui.run_folder import SUBMISSION, Run
 
 if TYPE_CHECKING:
@@ -42,117 +43,6 @@ first fifty, so that a run that goes on does not look worse than it is when its 
 
 MARKS = "+ solved, - not solved, x failed, o not scored"
 """What stands for a roll-out in a task's line."""
-
-_GOOD, _BAD, _BAD_FIGURE = "bold #56b4e9", "bold #e69f00", "#e69f00"
-"""Okabe and Ito's sky blue and orange: told apart by all kinds of colour vision; the words and digits say the same."""
-
-
-def terminal_console() -> Console:
-    """The console of standard output; what its encoding cannot show is spelled out instead of failing."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    return Console(highlight=False)
-
-
-def recording_console() -> Console:
-    """A console that shows nothing and remembers everything, in colour whatever the terminal can do."""
-    return Console(
-        file=StringIO(), record=True, force_terminal=True, color_system="truecolor", width=100,
-        highlight=False, legacy_windows=False, _environ={},
-    )  # fmt: skip
-
-
-MOST_ALTERNATIVES = 4
-"""Of a field of a self-edit, how many values are shown that it might have had."""
-
-
-@dataclass
-class TaskView(Display):
-    """Shows tasks being solved, one after another: what is asked, what the model decided, what came of it."""
-
-    palette: Palette = PALETTES["arc"]
-    _samples: int = 1
-    _rollout: int | None = None
-
-    def begin(self, task: Task, seed: int, samples: int) -> None:
-        """Show what is asked, and that the work begins."""
-        self._samples, self._rollout = samples, None
-        self.close()
-        title = Text(f"Task {printable(task.id)}, seed {seed}", style="bold")
-        self.keep(title, Demonstrations(task.demos, self.palette), Text())
-        self.redraw("starting", due=False)
-
-    def note(self, text: str) -> None:
-        """Show a line that stays."""
-        self.close()
-        self.keep(text)
-
-    def stage(self, *_: object, **counts: object) -> None:
-        """Show nothing: every roll-out of a task is shown by itself."""
-
-    advance = stage
-
-    def progress(self, sample: int, progress: Progress) -> None:
-        """Show how far a job is."""
-        if progress.stage in ("train", "predict") and sample != self._rollout:
-            self.close()
-            self._rollout = sample
-            if self._samples > 1:
-                self.keep(Text(f"Roll-out{self._which(sample)}", style="bold"))
-        self.job(progress)
-
-    def proposed(self, rollout: Rollout) -> None:
-        """Show a self-edit as the model wrote it, or one that was given or drawn."""
-        self.close()
-        given = "" if rollout.self_edit is None else rollout.self_edit.model_dump_json()
-        text = given if rollout.completion is None else rollout.completion
-        fault = "" if rollout.self_edit is not None else " (not valid)" if text else ": none was written"
-        title = Text(f"Self-edit{self._which(rollout.sample)}{fault}", style="bold")
-        self.keep(title, _Written(text), *map(Text, written_by(rollout)), Text())
-
-    def finished(self, rollout: Rollout) -> None:
-        """Say how a roll-out ended, unless all is well and it is the only one."""
-        self.close()
-        ended = f"Roll-out{self._which(rollout.sample)}: {rollout.status}"
-        if rollout.status is not Status.OK:
-            reason = f": {printable(rollout.message)}" if rollout.message else ""
-            self.keep(Text(f"{ended}{reason}", style=_BAD))
-        elif self._samples > 1:
-            self.keep(Text(ended), Text())
-
-    def end(self, task: Task, solution: Solution | None, solved: Solved, folder: Path) -> None:
-        """Show what came of it: attempts, reward, time, and where it is kept."""
-        self.close()
-        outputs = solution.outputs if solution else (None,) * len(task.queries)
-        queries = zip(task.queries, solved.attempts, outputs, strict=True)
-        for number, (query, attempts, output) in enumerate(queries, start=1):
-            which = f" {number} of {len(task.queries)}" if len(task.queries) > 1 else ""
-            self.keep(Text(), Text(f"Test{which}", style="bold"), _answers(query, attempts, output, self.palette))
-        whole = sum(solved.seconds.values())
-        times = [(stage, duration(s), percent(s / whole) if whole else "") for stage, s in solved.seconds.items()]
-        table = _table(("stage", "time", "share"), [*times, ("all", duration(whole), "")])
-        if solved.reward is None or solved.score is None:
-            verdict = Text("No reward: the task comes without its solution.", style="bold")
-        elif solved.reward:
-            verdict = Text("Reward 1: solved.", style=_GOOD)
-        else:
-            verdict = Text(f"Reward 0: not solved ({percent(solved.score)} of the test outputs right).", style=_BAD)
-        self.keep(Text(), verdict, Text(), table, kept_in(folder))
-
-    def _which(self, sample: int) -> str:
-        return f" {sample + 1} of {self._samples}" if self._samples > 1 else ""
-
-
-def written_by(rollout: Rollout) -> list[str]:
-    """Who wrote a self-edit, and what else it might have been; nothing of one that was given or drawn."""
-    if rollout.completion is None or rollout.self_edit is None:
-        return []
-    looks = "" if rollout.difficulty is None else f", to which the task looks {rollout.difficulty} of 9 hard"
-    lines = [f"written by {rollout.policy or rollout.model}{looks}"]
-    for name, chances in rollout.alternatives.items():
-        likeliest = sorted(chances.items(), key=lambda each: -each[1])[:MOST_ALTERNATIVES]
-        lines.append(f"  {name}: {', '.join(f'{value} ({percent(chance)})' for value, chance in likeliest)}")
-    return lines
 
 
 @dataclass
@@ -318,7 +208,7 @@ class SweepView(RunView):
             line = Text("  ".join([number, f"{printable(run.name):<{self.width}}", *seed, ""]))
             self.keep(line.append(f"{verdict:<10}", style=style).append("".join(f"  {each}" for each in facts if each)))
             if self._stage:
-                self.advance(solved=int(verdict == "solved"), failed=int(style == _BAD))
+                self.advance(solved=int(verdict == "solved"), failed=int(style == BAD))
 
     def foreseen(self, chances: Sequence[float | None], left_s: float) -> None:
         """Show how many tasks are probably solved so far, of those whose chance is known, and how much time is left."""
@@ -335,16 +225,6 @@ class SweepView(RunView):
         self.keep(Text(), totals(runs), kept_in(folder / SUBMISSION))
         if any(run.solved for run in runs):
             self.keep(next_command("report", str(near(folder))))
-
-
-def near(path: Path) -> Path:
-    """The path from where the command was started, if it is below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def kept_in(place: Path) -> Text:
-    """Where something is kept."""
-    return Text(f"Kept in {printable(str(near(place)))}", no_wrap=True)
 
 
 def named(specs: Sequence[str]) -> str:
@@ -376,58 +256,10 @@ def _task_line(made: Sequence[Rollout], width: int) -> Text:
     for rollout in made:
         failed = rollout.status is not Status.OK
         mark = "x" if failed else {1: "+", 0: "-", None: "o"}[rollout.reward]
-        line.append(mark, style={"+": _GOOD, "x": _BAD}.get(mark, ""))
+        line.append(mark, style={"+": GOOD, "x": BAD}.get(mark, ""))
     scored = [each.reward for each in made if each.reward is not None]
     solved = f"  {sum(scored)}/{len(scored)} solved" if len(scored) > 1 else ""
     return line.append(f"{solved}  {duration(sum(sum(each.seconds.values()) for each in made))}")
-
-
-def pretty_json(value: Any, width: int, indent: str = "") -> str:
-    """JSON for people: on one line where that fits into `width`, else one member a line."""
-    line = json.dumps(value, ensure_ascii=False)
-    if not value or not isinstance(value, dict | list) or len(indent) + len(line) <= width:
-        return line
-    items = value.values() if isinstance(value, dict) else value
-    members = [pretty_json(item, width, f"{indent}  ") for item in items]
-    if isinstance(value, dict):
-        members = [f"{json.dumps(key, ensure_ascii=False)}: {each}" for key, each in zip(value, members, strict=True)]
-    inside = f",\n{indent}  ".join(members)
-    return f"{line[0]}\n{indent}  {inside}\n{indent}{line[-1]}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A rich renderable: a completion in readable lines if it is JSON, as it stands if not."""
-
-    completion: str
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        try:
-            text = pretty_json(json.loads(self.completion), options.max_width - len(","))
-        except (json.JSONDecodeError, RecursionError):
-            text = self.completion
-        yield JSONHighlighter()(Text(printable(text)))
-
-
-def _answers(query: Grid, attempts: Sequence[Attempt], output: Grid | None, palette: Palette) -> Comparison:
-    """The test input, the attempts at it with their faults marked, and the solution."""
-    grids: list[tuple[str, str, Grid | None, Grid | None]] = [("input", size(query), query, None)]
-    for number, attempt in enumerate(attempts, start=1):
-        grids.append((attempt_title(number, attempt), _correctness(attempt.grid, output), attempt.grid, output))
-    grids += [] if attempts else [("no attempt", "", None, None)]
-    grids += [] if output is None else [("solution", size(output), output, None)]
-    return Comparison(grids, palette)
-
-
-def _correctness(grid: Grid, output: Grid | None) -> str:
-    """The size alone where there is no solution; else whether the grid is right, or how far from it."""
-    if output is None:
-        return size(grid)
-    if grid == output:
-        return "right"
-    if (grid.height, grid.width) != (output.height, output.width):
-        return f"{size(grid)}, wrong size"
-    return f"{len(differing_cells(grid, output))} of {len(grid.cells)} cells wrong"
 
 
 def totals(runs: Sequence[Run]) -> str:
@@ -450,23 +282,23 @@ def _verdict(run: Run) -> tuple[str, str, list[str]]:
     """How a run ended, in which style, and what else there is to say of it."""
     solved = run.solved
     if solved is None:
-        return "bad input", _BAD, [printable(str(run.error))]
+        return "bad input", BAD, [printable(str(run.error))]
     failed = [each for each in solved.rollouts if each.status not in (Status.OK, Status.NOT_CHOSEN)]
     votes = " ".join("+".join(str(attempt.votes) for attempt in attempts) or "0" for attempts in solved.attempts)
     if not solved.rollouts:
-        return "not begun", _BAD, ["time was up"]
+        return "not begun", BAD, ["time was up"]
     facts = [f"votes {votes}", duration(sum(solved.seconds.values()))]
     wanted = [each.self_edit.training.tokens or 0 for each in solved.rollouts if each.self_edit is not None]
     if any(wanted):
         facts.append(f"{max(wanted):,} tokens")
     if len(failed) == len(solved.rollouts):
-        return str(failed[0].status), _BAD, [facts[1], printable(failed[0].message)]
+        return str(failed[0].status), BAD, [facts[1], printable(failed[0].message)]
     facts += [f"{len(failed)} of {plural(len(solved.rollouts), 'roll-out')} failed"] if failed else []
     facts += ["time was up"] if solved.open else []
     if solved.reward is None:
         return "done", "", facts
     if solved.reward:
-        return "solved", _GOOD, facts
+        return "solved", GOOD, facts
     return "not solved", "", [*facts, f"{percent(solved.score)} of the test outputs right" if solved.score else ""]
 
 
@@ -474,17 +306,17 @@ def evaluation(table: tables.Table, by_task: bool = False) -> Group:
     """The rows, how roll-outs failed, the differences, what was run, and if asked for a line a task."""
     rows, failed = table["rows"], [row for row in table["rows"] if row["failures"]]
     parts: list[RenderableType] = [Text("Evaluation", style="bold")]
-    parts.append(_table(tables.HEADINGS, map(tables.cells, rows), whole=True))
+    parts.append(plain_table(tables.HEADINGS, map(tables.cells, rows), whole=True))
     parts += [Text(printable(f"Failed, {row['name']}: {tables.failures_text(row)}")) for row in failed]
     for number, each in enumerate(tables.differences(table)):
-        style = {1: _GOOD, 0: "", -1: _BAD_FIGURE}[tables.side(each)]
+        style = {1: GOOD, 0: "", -1: BAD_FIGURE}[tables.side(each)]
         parts += [] if number else [Text()]
         parts.append(Text(printable(tables.difference_text(each)), style=style))
     parts += [Text(), Text(tables.NOTE), *([Text()] if table["run"] else [])]
     parts += [Text(printable(line)) for line in tables.run_lines(table)]
     if by_task:
         lines = [[Text(printable(task)), *map(_share, counts)] for task, *counts in tables.task_cells(table)]
-        by_name = _table(["task", *(row["name"] for row in rows)], lines)
+        by_name = plain_table(["task", *(row["name"] for row in rows)], lines)
         parts += [Text(), Text("Solved by task", style="bold"), by_name]
     return Group(*parts)
 
@@ -492,16 +324,4 @@ def evaluation(table: tables.Table, by_task: bool = False) -> Group:
 def _share(count: str) -> Text:
     """Such as `3/5`; in colour where all or none of the roll-outs solved the task."""
     correct, _, total = count.partition("/")
-    return Text(count, style=_GOOD if correct == total else _BAD_FIGURE if correct == "0" else "")
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], whole: bool = False) -> Table:
-    """Cells as they stand, flush right but in the first column; with `whole`, that one alone is broken to fit."""
-    first, *others = (Text(printable(heading)) for heading in headings)
-    columns = [
-        Column(each, justify="right", no_wrap=whole, overflow="ellipsis" if whole else "fold") for each in others
-    ]
-    table = Table(Column(first, overflow="fold"), *columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row))
-    return table
+    return Text(count, style=GOOD if correct == total else BAD_FIGURE if correct == "0" else "")

@@ -13,7 +13,9 @@ from arc_seal.errors import InputError, Status
 from arc_seal.inner_loop.job import Progress
 from arc_seal.outer_loop.solve import Solved
 from arc_seal.self_edit.schema import ChoiceSchema
-from arc_seal.ui.views import TaskView, one_line_edit, pretty_json, recording_console, written_by
+from arc_seal.ui.progress import recording_console
+from arc_seal.ui.task_view import TaskView, pretty_json, written_by
+from arc_seal.ui.views import one_line_edit
 from tests.self_edit.test_choices import WIDE
 from tests.ui.builders import COMPLETION, OTHER_SIZE, RIGHT, SOLUTION, TASK, WRONG, grid, rollout, solved
 from tests.ui.golden import Clock, assert_golden, colour_console, plain_console, shown

@@ -30,9 +30,9 @@ from arc_seal.arc.datasets import load_tasks
 from arc_seal.arc.task import Entry
 from arc_seal.errors import InputError, one_line, suggestion
 from arc_seal.files import conf_dir, file_name
+from arc_seal.outer_loop.author import RolloutSettings
 from arc_seal.outer_loop.evaluate import RowName
 from arc_seal.outer_loop.lessons import RestemSettings
-from arc_seal.outer_loop.rollout import RolloutSettings
 from arc_seal.outer_loop.solve import SolveSettings
 from arc_seal.settings import Settings, first_fault
 

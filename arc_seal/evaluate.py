@@ -122,10 +122,10 @@ def evaluation(
 
     InputError where the run's policy learnt from the solution of a task that it is measured on.
     """
+    from arc_seal.outer_loop.author import Author
     from arc_seal.outer_loop.evaluate import Evaluation, check_apart
     from arc_seal.outer_loop.provenance import check_policy
     from arc_seal.outer_loop.restem import POLICIES, RUN, with_policy
-    from arc_seal.outer_loop.rollout import Author
 
     trained_by = ledger.configuration(RUN).get("restem", {}).get("reward")
     if "seal" in config.rows and trained_by != "held_out_demo":  # which asks no solutions

@@ -61,9 +61,10 @@ def work(jobs: "list[Composed]", argv: Sequence[str] = ()) -> int:
 
 def _train(job: "Composed", argv: Sequence[str]) -> None:
     from arc_seal.config import TrainConfig, make, read_config
+    from arc_seal.outer_loop.author import Author
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN, check_reward, fitting, restem
-    from arc_seal.outer_loop.rollout import Author, Runner
+    from arc_seal.outer_loop.rollout import Runner
     from arc_seal.ui.progress import terminal_console
     from arc_seal.ui.views import RunView
 

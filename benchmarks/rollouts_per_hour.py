@@ -41,7 +41,8 @@ from arc_seal.inner_loop.job import DecodeSettings, Progress, TrainingSettings
 from arc_seal.models.grid_network import GridConfig, GridForCausalLM
 from arc_seal.models.scripted import ScriptedSource
 from arc_seal.models.weights import ChatSource, GridSource, ModelSource
-from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, SelfEditSettings, concurrently
+from arc_seal.outer_loop.author import Author, RolloutSettings, SelfEditSettings
+from arc_seal.outer_loop.rollout import Rollout, Runner, concurrently
 from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.ray import RayExecutor
 from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits

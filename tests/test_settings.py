@@ -21,8 +21,8 @@ from arc_seal.config import (
 )
 from arc_seal.errors import InputError
 from arc_seal.inner_loop.job import FinetuneSettings
+from arc_seal.outer_loop.author import Author, RolloutSettings
 from arc_seal.outer_loop.evaluate import check_apart
-from arc_seal.outer_loop.rollout import Author, RolloutSettings
 from arc_seal.self_edit.schema import PaperSchema, SelfEditSchema
 
 EDIT = (

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from arc_seal.arc.splits import Contamination
 from arc_seal.arc.task import Entry
 from arc_seal.errors import InputError, Status
+from arc_seal.outer_loop.author import Author, RolloutSettings
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, View
+from arc_seal.outer_loop.rollout import Rollout, Runner, View
 from arc_seal.outer_loop.statistics import Interval, auc, auc_within_tasks
 from arc_seal.outer_loop.table import TableRow, best_of, mark
 from arc_seal.sandbox.worker import Executor

@@ -15,18 +15,12 @@ from typing import Literal
 from arc_seal.arc.task import Entry, Task
 from arc_seal.errors import FinetuningFailed, InputError, InvalidSelfEdit, Status, plural
 from arc_seal.inner_loop.job import FinetuneJob, LookJob, RewardedEdit
+from arc_seal.outer_loop.author import Author, RolloutSettings
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger, Policy
 from arc_seal.outer_loop.lessons import Lesson, RestemSettings, better_half, lessons
 from arc_seal.outer_loop.provenance import utc_now
-from arc_seal.outer_loop.rollout import (
-    Author,
-    Rollout,
-    RolloutSettings,
-    Runner,
-    concurrently,
-    derived_seed,
-)
+from arc_seal.outer_loop.rollout import Rollout, Runner, concurrently, derived_seed
 from arc_seal.self_edit.edit import SelfEdit
 from arc_seal.self_edit.schema import Schema
 

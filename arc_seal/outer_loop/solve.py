@@ -15,18 +15,10 @@ from arc_seal.arc.task import Solution, Task, binary_reward, mean_score
 from arc_seal.errors import InputError, ModelError, Status, plural
 from arc_seal.inner_loop.job import Attempt, LoadJob, Result, pooled, vote
 from arc_seal.models.weights import local_path
+from arc_seal.outer_loop.author import Author, RolloutSettings
 from arc_seal.outer_loop.confidence import CALIBRATION, Calibration
 from arc_seal.outer_loop.provenance import check_policy, policy_location, versions
-from arc_seal.outer_loop.rollout import (
-    Author,
-    Rollout,
-    RolloutSettings,
-    Runner,
-    View,
-    concurrently,
-    derived_seed,
-    grids,
-)
+from arc_seal.outer_loop.rollout import Rollout, Runner, View, concurrently, derived_seed, grids
 from arc_seal.outer_loop.stages import Adapters, LoadClock, roll_out_best, solve_until
 from arc_seal.sandbox.worker import Executor
 from arc_seal.self_edit.edit import SelfEdit, canonical

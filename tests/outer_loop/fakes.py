@@ -30,7 +30,8 @@ from arc_seal.inner_loop.job import (
     WriteJob,
 )
 from arc_seal.models.prompt import Completion
-from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, SelfEditSettings
+from arc_seal.outer_loop.author import Author, RolloutSettings, SelfEditSettings
+from arc_seal.outer_loop.rollout import Rollout
 from arc_seal.sandbox.worker import Outcome
 from arc_seal.self_edit.edit import ToolCall, canonical
 from tests.self_edit.builders import edit, random_task

@@ -11,9 +11,10 @@ import pytest
 from arc_seal.arc.task import Entry
 from arc_seal.errors import Status
 from arc_seal.inner_loop.job import AdaptJob, Attempt, DecodeSettings, ExamineJob, WriteJob
+from arc_seal.outer_loop.author import Author, RolloutSettings
 from arc_seal.outer_loop.collect import Collection, collect
 from arc_seal.outer_loop.ledger import Ledger
-from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, derived_seed
+from arc_seal.outer_loop.rollout import Rollout, Runner, derived_seed
 from tests.outer_loop.fakes import (
     POLICY,
     RIGHT,

@@ -19,10 +19,11 @@ from arc_seal.inner_loop.job import AdaptJob, ExamineJob, FinetuneJob, FinetuneS
 from arc_seal.inner_loop.policy import finetune, write
 from arc_seal.models.prompt import Sampling
 from arc_seal.models.scripted import ScriptedModel
+from arc_seal.outer_loop.author import Author, RolloutSettings
 from arc_seal.outer_loop.ledger import Ledger, Policy
 from arc_seal.outer_loop.lessons import RestemSettings
 from arc_seal.outer_loop.restem import fitting, restem
-from arc_seal.outer_loop.rollout import Author, Rollout, RolloutSettings, Runner, derived_seed
+from arc_seal.outer_loop.rollout import Rollout, Runner, derived_seed
 from arc_seal.self_edit.schema import ORACLE, compiled
 from tests.inner_loop.builders import copying_task, ignore
 from tests.outer_loop.fakes import RIGHT, ROLLOUTS, SCHEMA, TEXTS, FakeExecutor, Notes, entries, rate, spoken, untimed

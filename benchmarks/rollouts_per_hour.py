@@ -47,7 +47,7 @@ from arc_seal.sandbox.process import ProcessExecutor
 from arc_seal.sandbox.ray import RayExecutor
 from arc_seal.sandbox.worker import Executor, InlineExecutor, Limits
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training, canonical
-from arc_seal.self_edit.schema import ORACLE, compiled
+from arc_seal.self_edit.paper import ORACLE, compiled
 
 SOURCES: dict[str, ModelSource] = {
     "grid": GridSource("grid", "package:arc_seal/weights/grid"),

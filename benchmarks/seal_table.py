@@ -20,7 +20,7 @@ from typing import Any
 from arc_seal.outer_loop.evaluate import TITLES
 from arc_seal.outer_loop.statistics import auc, auc_within_tasks
 from arc_seal.outer_loop.table import Mark, TableRow, best_of, make_table, to_markdown
-from arc_seal.self_edit.schema import DataGeneration
+from arc_seal.self_edit.paper import DataGeneration
 
 Row = dict[str, Any]
 """A roll-out as it is kept, and `seed`, the number of its file."""

@@ -18,15 +18,9 @@ from arc_seal.inner_loop.job import FinetuneJob, FinetuneSettings, RewardedEdit
 from arc_seal.inner_loop.lora import with_adapter
 from arc_seal.inner_loop.policy import finetune
 from arc_seal.outer_loop.ledger import Ledger
+from arc_seal.self_edit.paper import PaperBounds, PaperSchema
 from arc_seal.self_edit.random_edit import draw_edit
-from arc_seal.self_edit.schema import (
-    Bounds,
-    ChoiceSchema,
-    PaperBounds,
-    PaperSchema,
-    Schema,
-    SelfEditSchema,
-)
+from arc_seal.self_edit.schema import Bounds, ChoiceSchema, Schema, SelfEditSchema
 from tests.inner_loop.builders import ignore
 from tests.models.builders import SMALL, scripted_model
 from tests.outer_loop.ledger_builders import policy, rollout

@@ -23,7 +23,8 @@ from arc_seal.errors import InputError
 from arc_seal.inner_loop.job import FinetuneSettings
 from arc_seal.outer_loop.author import Author, RolloutSettings
 from arc_seal.outer_loop.evaluate import check_apart
-from arc_seal.self_edit.schema import PaperSchema, SelfEditSchema
+from arc_seal.self_edit.paper import PaperSchema
+from arc_seal.self_edit.schema import SelfEditSchema
 
 EDIT = (
     '{"tools":[],"training":{"loss_on":"outputs","learning_rate":0.001,"epochs":1,"batch_size":1,"lora_rank":8,'

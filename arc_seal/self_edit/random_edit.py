@@ -12,8 +12,9 @@ from string import ascii_lowercase
 from typing import Any, TypeVar
 
 from arc_seal.errors import InputError, InvalidSelfEdit
+from arc_seal.self_edit.bounds import Rates, WholeNumbers
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, Training, read
-from arc_seal.self_edit.schema import HYPERPARAMETERS, ChoiceSchema, Rates, Schema, SelfEditSchema, WholeNumbers
+from arc_seal.self_edit.schema import HYPERPARAMETERS, ChoiceSchema, Schema, SelfEditSchema
 from arc_seal.self_edit.toolbox import Tool
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from arc_seal.models.generate import model_positions
 from arc_seal.models.model import Model, load
 from arc_seal.models.prompt import Encoded, Prompt, Turn
 from arc_seal.models.weights import GridSource
-from arc_seal.self_edit.schema import COMPACT
+from arc_seal.self_edit.bounds import COMPACT
 from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
 from tests.inner_loop.test_adapter import hidden, lora, snapshot
 from tests.models.builders import MODELS, SMALL, grid_network

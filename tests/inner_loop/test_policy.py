@@ -16,16 +16,8 @@ from arc_seal.inner_loop.policy import MAX_PROMPT_TOKENS, difficulty, finetune, 
 from arc_seal.models.prompt import Prompt, Sampling
 from arc_seal.models.scripted import ScriptedModel
 from arc_seal.self_edit.edit import canonical
-from arc_seal.self_edit.schema import (
-    ORACLE,
-    Bounds,
-    ChoiceEdit,
-    ChoiceSchema,
-    PaperBounds,
-    PaperSchema,
-    SelfEditSchema,
-    compiled,
-)
+from arc_seal.self_edit.paper import ORACLE, PaperBounds, PaperSchema, compiled
+from arc_seal.self_edit.schema import Bounds, ChoiceEdit, ChoiceSchema, SelfEditSchema
 from tests.inner_loop.builders import copying_task, examples_of, ignore, learn
 from tests.models.builders import MODELS, SMALL, MakeModel, grid_model
 from tests.self_edit.builders import TOOLBOX, edit, random_task

@@ -13,7 +13,8 @@ from arc_seal.errors import ModelError
 from arc_seal.models.generate import allowed_tokens, matcher, model_positions
 from arc_seal.models.model import Model, collate
 from arc_seal.models.prompt import END, Completion, Encoded, Prompt, Sampling, Turn
-from arc_seal.self_edit.schema import COMPACT, Bounds, SelfEditSchema
+from arc_seal.self_edit.bounds import COMPACT
+from arc_seal.self_edit.schema import Bounds, SelfEditSchema
 from tests.models.builders import MODELS, SMALL
 from tests.self_edit.builders import TOOLBOX
 

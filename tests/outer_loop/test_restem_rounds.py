@@ -24,7 +24,7 @@ from arc_seal.outer_loop.ledger import Ledger, Policy
 from arc_seal.outer_loop.lessons import RestemSettings
 from arc_seal.outer_loop.restem import fitting, restem
 from arc_seal.outer_loop.rollout import Rollout, Runner, derived_seed
-from arc_seal.self_edit.schema import ORACLE, compiled
+from arc_seal.self_edit.paper import ORACLE, compiled
 from tests.inner_loop.builders import copying_task, ignore
 from tests.outer_loop.fakes import RIGHT, ROLLOUTS, SCHEMA, TEXTS, FakeExecutor, Notes, entries, rate, spoken, untimed
 from tests.outer_loop.fakes import changed as changed_rollouts

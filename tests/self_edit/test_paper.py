@@ -11,7 +11,7 @@ from hypothesis import given
 from arc_seal.errors import InvalidSelfEdit
 from arc_seal.self_edit.augment import augment
 from arc_seal.self_edit.edit import ToolCall, canonical
-from arc_seal.self_edit.schema import ORACLE, PaperBounds, PaperSchema, compiled
+from arc_seal.self_edit.paper import ORACLE, PaperBounds, PaperSchema, compiled
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, random_task, values
 
 SCHEMA = PaperSchema(PaperBounds())

@@ -12,18 +12,11 @@ from hypothesis import strategies as st
 
 from arc_seal.errors import InputError
 from arc_seal.files import tools_dir
+from arc_seal.self_edit.bounds import Rates, WholeNumbers
 from arc_seal.self_edit.edit import SelfEdit, ToolCall
+from arc_seal.self_edit.paper import PaperBounds, PaperSchema, Strategy
 from arc_seal.self_edit.random_edit import draw_edit
-from arc_seal.self_edit.schema import (
-    Bounds,
-    PaperBounds,
-    PaperSchema,
-    Rates,
-    Schema,
-    SelfEditSchema,
-    Strategy,
-    WholeNumbers,
-)
+from arc_seal.self_edit.schema import Bounds, Schema, SelfEditSchema
 from arc_seal.self_edit.toolbox import Toolbox
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, write_tool
 

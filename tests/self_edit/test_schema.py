@@ -13,15 +13,8 @@ from pydantic import ValidationError
 from arc_seal.errors import InputError, InvalidSelfEdit
 from arc_seal.files import conf_dir
 from arc_seal.self_edit.edit import SelfEdit, ToolCall, canonical
-from arc_seal.self_edit.schema import (
-    Bounds,
-    ChoiceBounds,
-    ChoiceSchema,
-    PaperBounds,
-    PaperSchema,
-    SelfEditSchema,
-    make_schema,
-)
+from arc_seal.self_edit.paper import PaperBounds, PaperSchema
+from arc_seal.self_edit.schema import Bounds, ChoiceBounds, ChoiceSchema, SelfEditSchema, make_schema
 from tests.self_edit.builders import TOOLBOX, ByteGrammar, edit, values
 
 SCHEMA = SelfEditSchema(TOOLBOX, Bounds())

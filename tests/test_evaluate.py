@@ -19,7 +19,7 @@ from tests.outer_loop.fakes import RIGHT, WRONG, entries
 from tests.outer_loop.ledger_builders import policy, rollout
 from tests.smoke import SMOKE, Finished
 
-ALL = "rows=[in_context,random,untrained,fixed,seal,chosen,ceiling]"
+ALL = f"rows=[{','.join(TITLES)}]"
 TASK = "6150a2bd"
 
 
@@ -56,7 +56,7 @@ def test_the_table_as_json(evaluated: Path) -> None:
     written = table(evaluated)
     totals = {row["name"]: row["total"] for row in written["rows"]}
     assert list(totals) == list(TITLES.values())
-    assert list(totals.values()) == [1, 2, 2, 1, 2, 1, 1]
+    assert list(totals.values()) == [1, 2, 2, 1, 2, 2, 1, 1, 1]
     for row in written["rows"]:
         assert row.keys() >= {"name", "correct", "total", "wilson_low", "wilson_high", "seconds_mean", "tasks"}
         assert 0 <= row["correct"] <= row["total"]
@@ -99,7 +99,8 @@ def test_every_row_s_roll_outs_are_in_the_run_s_ledger(evaluated: Path, smoke_ru
     runs = [row.run for row in recorded(evaluated)]
     assert {run: runs.count(run) for run in runs} == {
         "train": 12, "evaluate candidates": 4, "evaluate chosen": 2, "evaluate fixed": 1, "evaluate in_context": 1,
-        "evaluate random": 2, "evaluate seal round-2": 2, "evaluate untrained": 2,
+        "evaluate random": 2, "evaluate seal round-2": 2, "evaluate untrained": 2, "evaluate seal_policy round-2": 2,
+        "evaluate in_context_policy round-2": 1,
     }  # fmt: skip
     by_run = {run: [row for row in recorded(evaluated) if row.run == run] for run in runs}
     assert all(
@@ -107,6 +108,7 @@ def test_every_row_s_roll_outs_are_in_the_run_s_ledger(evaluated: Path, smoke_ru
     )
     assert all(row.completion is None and row.self_edit for row in by_run["evaluate random"])
     written = {run: [row.completion for row in by_run[f"evaluate {run}"]] for run in ("untrained", "seal round-2")}
+    assert [row.completion for row in by_run["evaluate seal_policy round-2"]] == written["seal round-2"]
     assert written["untrained"] != written["seal round-2"]  # the policy's adapter writes
     assert [row.completion for row in by_run["evaluate chosen"]] == written["untrained"]
     assert all(row.held_out is not None for row in by_run["evaluate chosen"] if row.status == "ok")

@@ -17,8 +17,13 @@ from arc_seal.outer_loop.table import TableRow, best_of, mark
 from arc_seal.sandbox.worker import Executor
 from arc_seal.self_edit.edit import SelfEdit
 
-RowName = Literal["in_context", "random", "untrained", "fixed", "seal", "chosen", "ceiling"]
+RowName = Literal[
+    "in_context", "random", "untrained", "fixed", "seal", "seal_policy", "in_context_policy", "chosen", "ceiling"
+]
 """Ways to solve; conf/evaluate.yaml says what each is."""
+
+OF_POLICY: frozenset[RowName] = frozenset(("seal", "seal_policy", "in_context_policy"))
+"""Those that need a trained policy."""
 
 TITLES: Mapping[RowName, str] = {
     "in_context": "in context only",
@@ -26,6 +31,8 @@ TITLES: Mapping[RowName, str] = {
     "untrained": "untrained policy",
     "fixed": "best fixed self-edit",
     "seal": "SEAL",
+    "seal_policy": "SEAL, solving with the policy on",
+    "in_context_policy": "in context, with the policy on",
     "chosen": "untrained, held-out choice",
     "ceiling": "best of all",
 }
@@ -52,7 +59,8 @@ def evaluate(wanted: Evaluation, executor: Executor, ledger: Ledger, view: View)
     InputError as in `check_rows`, and where the trained policy is asked for and there is none.
     """
     candidates = check_rows(wanted.rows, wanted.entries, wanted.training, wanted.settings)
-    if "seal" in wanted.rows and wanted.trained is None:
+    trained = wanted.trained
+    if trained is None and not OF_POLICY.isdisjoint(wanted.rows):
         raise untrained_run()
     plain = Runner(executor, wanted.settings, Author("policy", wanted.seed), view)
     measured: dict[RowName, list[Rollout]] = {}
@@ -66,8 +74,12 @@ def evaluate(wanted: Evaluation, executor: Executor, ledger: Ledger, view: View)
             case "fixed":
                 best = _best_candidate(candidates, wanted, plain, ledger)
                 author, samples = Author("hand", wanted.seed, by_hand=(best,)), 1
-            case "seal" if wanted.trained is not None:
-                author = wanted.trained
+            case "seal" if trained is not None:
+                author = trained
+            case "seal_policy" if trained is not None:
+                author = replace(trained, adapt_from=trained.policy)
+            case "in_context_policy" if trained is not None:
+                author, samples = Author("none", wanted.seed, adapt_from=trained.policy), 1
             case _:
                 author = plain.author
         run = _begin(row, samples, author, wanted, ledger, view)
@@ -97,7 +109,7 @@ def check_rows(
 
 
 def untrained_run() -> InputError:
-    """The error where the row `seal` is asked for and there is no trained policy."""
+    """The error where a row of a trained policy is asked for and there is none."""
     return InputError("rows", "seal", "a run that python -m arc_seal.train has trained a policy in", "none")
 
 
@@ -164,7 +176,7 @@ def held_out_auc(rollouts: Iterable[Rollout]) -> tuple[Interval, Interval] | Non
 
 def _with_rollouts(rows: Sequence[RowName]) -> list[RowName]:
     """The rows that have roll-outs of their own, those included that others are made of."""
-    own: list[RowName] = ["in_context", "random", "untrained", "fixed", "seal"]
+    own: list[RowName] = ["in_context", "random", "untrained", "fixed", "seal", "seal_policy", "in_context_policy"]
     return [row for row in own if row in rows or (row == "untrained" and "chosen" in rows)]
 
 
@@ -172,7 +184,7 @@ def _begin(row: RowName, samples: int, author: Author, wanted: Evaluation, ledge
     """Begin the run of a row, or go on with it; every policy has its own."""
     policy, adapted = (None if folder is None else Path(folder).name for folder in (author.policy, author.adapt_from))
     by_hand = [wanted.settings.edit_schema.canonical(each) for each in author.by_hand]
-    run = f"evaluate {row}" + (f" {policy}" if policy else "")
+    run = f"evaluate {row}" + (f" {policy or adapted}" if policy or adapted else "")
     ledger.begin(run, {**wanted.configuration, "samples": samples, "by_hand": by_hand, "adapt_from": adapted})
     view.note(TITLES[row][0].upper() + TITLES[row][1:])
     return run

@@ -89,10 +89,16 @@ def test_each_row_is_measured_in_its_own_way(ledger: Ledger) -> None:
     measured = evaluate(wanted(*ALL), executor, ledger, view)
     assert set(measured) == set(ALL) - {"ceiling"}
     counts = {name: len(rows) for name, rows in measured.items()}
-    assert counts == {"in_context": 2, "random": 6, "untrained": 6, "fixed": 2, "seal": 6, "chosen": 6}
+    of_policy = {"seal": 6, "seal_policy": 6, "in_context_policy": 2}
+    assert counts == {"in_context": 2, "random": 6, "untrained": 6, "fixed": 2, **of_policy, "chosen": 6}
     assert {row.self_edit for row in measured["in_context"]} == {None}
     assert len({row.self_edit for row in measured["random"]}) == 6
-    assert authors(executor) == [None, None, "/runs/policies/round-1", "/runs/policies/round-1"]
+    assert authors(executor) == [None, None, *["/runs/policies/round-1"] * 4]
+    kept_on = [job for job in executor.of(AdaptJob) if job.adapt_from is not None]
+    assert {job.adapt_from for job in kept_on} == {"/runs/policies/round-1"}
+    assert sorted(job.self_edit is None for job in kept_on) == [False] * 6 + [True] * 2
+    edits = [[row.self_edit for row in measured[name]] for name in ("seal", "seal_policy")]
+    assert edits[0] == edits[1]
     assert len({row.self_edit for row in measured["fixed"]}) == 1
     assert all(row.round == 0 and row.task in ("task0", "task1") for rows in measured.values() for row in rows)
     assert view.notes == [
@@ -102,6 +108,8 @@ def test_each_row_is_measured_in_its_own_way(ledger: Ledger) -> None:
         "Candidates for the fixed self-edit, on the training tasks",
         "Best fixed self-edit",
         "SEAL",
+        "SEAL, solving with the policy on",
+        "In context, with the policy on",
         "Untrained, held-out choice",
     ]
 
@@ -228,6 +236,8 @@ def test_the_table_counts_every_roll_out_of_every_seed(ledger: Ledger, tmp_path:
         "untrained policy": (3, 12),
         "best fixed self-edit": (1, 4),
         "SEAL": (3, 12),
+        "SEAL, solving with the policy on": (3, 12),
+        "in context, with the policy on": (1, 4),
         "untrained, held-out choice": (1, 4),
         "best of all": (1, 2),
     }

@@ -182,7 +182,7 @@ def _halved(
     ledger.begin(run, {})  # another configuration is refused for the run that it belongs to
     seed, made = derived_seed(runner.author.seed, "again", halving), list[Rollout]()
     for edits, group in alike.items():
-        author = replace(runner.author, kind="hand", seed=seed, by_hand=edits)
+        author = replace(runner.author, kind="hand", seed=seed, by_hand=edits, policy=None)
         wanted = Collection(run, halving, len(edits), graded=True)
         made += collect(wanted, group, replace(runner, author=author), ledger) if edits else []
     runner.view.note(f"  Tried again, seed {halving + 2}: {round_text(halving, made).partition(': ')[2]}")

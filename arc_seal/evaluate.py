@@ -47,7 +47,7 @@ def work(jobs: "list[Composed]") -> int:
 
 def _evaluate(job: "Composed") -> None:
     from arc_seal.config import EvaluateConfig, make, read_config
-    from arc_seal.outer_loop.evaluate import OF_POLICY, check_apart, check_rows, evaluate, untrained_run
+    from arc_seal.outer_loop.evaluate import check_apart, check_rows, evaluate, needs_policy, untrained_run
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER
     from arc_seal.ui.progress import terminal_console
@@ -60,7 +60,7 @@ def _evaluate(job: "Composed") -> None:
         check_apart(training, held_out, "data.train")
     check_rows(config.rows, held_out, training, config)
     folders = {seed: job.folder.parent / f"{config.name}-seed{seed}" for seed in config.seeds}
-    if not OF_POLICY.isdisjoint(config.rows) and not all((folder / LEDGER).is_file() for folder in folders.values()):
+    if needs_policy(config.rows) and not all((folder / LEDGER).is_file() for folder in folders.values()):
         raise untrained_run()  # before a folder is made
     executor = make(config.executor)(make(config.model))
     view = RunView(terminal_console())
@@ -96,14 +96,14 @@ def facts(config: "EvaluateConfig", tasks: int, workers: int) -> dict[str, str]:
 
 def to_solve(job: "Composed", config: "EvaluateConfig", run: Path) -> list[str]:
     """The command that solves a task with the trained policy of the run that is kept there; none without a policy."""
-    from arc_seal.outer_loop.evaluate import OF_POLICY
+    from arc_seal.outer_loop.evaluate import needs_policy
     from arc_seal.outer_loop.ledger import Ledger
     from arc_seal.outer_loop.restem import LEDGER, POLICIES, RUN
     from arc_seal.ui.progress import near
 
     with Ledger.read_only(run / LEDGER) as ledger:
         policies = [each for each in ledger.policies(RUN) if config.round in (None, each.round + 1)]
-    if OF_POLICY.isdisjoint(config.rows) or not policies:
+    if not needs_policy(config.rows) or not policies:
         return []
     form, model = job.choices["self_edit"], job.choices["model"]
     own = [f"model={model}"] if model != "grid" else []
@@ -124,17 +124,17 @@ def evaluation(
     InputError where the run's policy learnt from the solution of a task that it is measured on.
     """
     from arc_seal.outer_loop.author import Author
-    from arc_seal.outer_loop.evaluate import OF_POLICY, Evaluation, check_apart
+    from arc_seal.outer_loop.evaluate import Evaluation, check_apart, needs_policy
     from arc_seal.outer_loop.provenance import check_policy
     from arc_seal.outer_loop.restem import POLICIES, RUN, with_policy
 
     trained_by = ledger.configuration(RUN).get("restem", {}).get("reward")
-    if not OF_POLICY.isdisjoint(config.rows) and trained_by != "held_out_demo":  # which asks no solutions
+    if needs_policy(config.rows) and trained_by != "held_out_demo":  # which asks no solutions
         check_apart(ledger.entries(RUN), held_out, f"what {folder.name} was trained on")
     policies = [each for each in ledger.policies(RUN) if config.round in (None, each.round + 1)]
     author = Author("policy", seed)
     kept = folder / POLICIES / policies[-1].folder if policies else None
-    if kept and not OF_POLICY.isdisjoint(config.rows):
+    if kept and needs_policy(config.rows):
         check_policy(str(kept), config.model)
     return Evaluation(
         rows=config.rows,

@@ -22,9 +22,6 @@ RowName = Literal[
 ]
 """Ways to solve; conf/evaluate.yaml says what each is."""
 
-OF_POLICY: frozenset[RowName] = frozenset(("seal", "seal_policy", "in_context_policy"))
-"""Those that need a trained policy."""
-
 TITLES: Mapping[RowName, str] = {
     "in_context": "in context only",
     "random": "random self-edits",
@@ -60,7 +57,7 @@ def evaluate(wanted: Evaluation, executor: Executor, ledger: Ledger, view: View)
     """
     candidates = check_rows(wanted.rows, wanted.entries, wanted.training, wanted.settings)
     trained = wanted.trained
-    if trained is None and not OF_POLICY.isdisjoint(wanted.rows):
+    if trained is None and needs_policy(wanted.rows):
         raise untrained_run()
     plain = Runner(executor, wanted.settings, Author("policy", wanted.seed), view)
     measured: dict[RowName, list[Rollout]] = {}
@@ -106,6 +103,11 @@ def check_rows(
     if "fixed" not in rows:
         return []
     return settings.candidates
+
+
+def needs_policy(rows: Iterable[RowName]) -> bool:
+    """Whether one of the rows is of a trained policy."""
+    return not {"seal", "seal_policy", "in_context_policy"}.isdisjoint(rows)
 
 
 def untrained_run() -> InputError:

@@ -130,8 +130,8 @@ def over_tasks_alike(
     a level its own advantages stay.
     """
     known: dict[SelfEdit | None, list[tuple[int, float]]] = {}
-    for task, rated in found.items():
-        for rollout, advantage in rated if task in levels else ():
+    for task, own in found.items():
+        for rollout, advantage in own if task in levels else ():
             known.setdefault(rollout.self_edit, []).append((levels[task], advantage))
 
     def mean(edit: SelfEdit | None, level: int) -> float:
@@ -139,8 +139,8 @@ def over_tasks_alike(
         return sum(weight * advantage for weight, advantage in near) / sum(weight for weight, _ in near)
 
     return {
-        task: [(each, mean(each.self_edit, levels[task]) if task in levels else advantage) for each, advantage in rated]
-        for task, rated in found.items()
+        task: [(each, mean(each.self_edit, levels[task]) if task in levels else advantage) for each, advantage in own]
+        for task, own in found.items()
     }
 
 

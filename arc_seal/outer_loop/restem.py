@@ -65,9 +65,8 @@ def restem(
             known = [each for each in (*reused, *made) if each.task in tasks]
             if how.reward == "graded" and not levels:  # the same in every round: the base looks
                 levels = levels_of([task for task, _ in entries], how, runner)
-            for halving in range(how.halvings if how.reward == "graded" else 0):
-                again = f"{RUN} again in round {number + 1}", halving
-                known = _halved(again, known, levels, entries, replace(runner, author=author), how, ledger)
+            if how.reward == "graded":
+                known = _halved(number, known, levels, entries, replace(runner, author=author), how, ledger)
             policy = _imitate(number, lessons(known, how, seed, levels), tasks, runner, how, folder)
             if policy is not None:
                 ledger.record_policy(policy)
@@ -161,7 +160,7 @@ def _tried(number: int, entries: Sequence[Entry], runner: Runner, how: RestemSet
 
 
 def _halved(
-    again: tuple[str, int],
+    number: int,
     known: Sequence[Rollout],
     levels: Mapping[str, int],
     entries: Sequence[Entry],
@@ -169,24 +168,27 @@ def _halved(
     how: RestemSettings,
     ledger: Ledger,
 ) -> list[Rollout]:
-    """One step of sequential halving (Karnin, Koren and Somekh, ICML 2013): the better half, tried under another seed.
+    """Sequential halving (Karnin, Koren and Somekh, ICML 2013): the better half is tried again, under another seed.
 
-    Returns all roll-outs of the self-edits that are left to each task. `again` is the run that the new ones belong to,
-    and its round.
+    Returns all roll-outs of the self-edits that are left to each task after `how.halvings`; new ones are of a run of
+    their own, a round of it for each halving.
     """
-    better = better_half(known, how, levels)
-    alike: dict[tuple[SelfEdit, ...], list[Entry]] = {}
-    for entry in entries:
-        alike.setdefault(better.get(entry[0].id, ()), []).append(entry)
-    run, halving = again
-    ledger.begin(run, {})  # another configuration is refused for the run that it belongs to
-    seed, made = derived_seed(runner.author.seed, "again", halving), list[Rollout]()
-    for edits, group in alike.items():
-        author = replace(runner.author, kind="hand", seed=seed, by_hand=edits, policy=None)
-        wanted = Collection(run, halving, len(edits), graded=True)
-        made += collect(wanted, group, replace(runner, author=author), ledger) if edits else []
-    runner.view.note(f"  Tried again, seed {halving + 2}: {round_text(halving, made).partition(': ')[2]}")
-    return [each for each in (*known, *made) if each.self_edit in better.get(each.task, ())]
+    run = f"{RUN} again in round {number + 1}"
+    if how.halvings:
+        ledger.begin(run, {})  # another configuration is refused for the run that it belongs to
+    for halving in range(how.halvings):
+        better = better_half(known, how, levels)
+        alike: dict[tuple[SelfEdit, ...], list[Entry]] = {}
+        for entry in entries:
+            alike.setdefault(better.get(entry[0].id, ()), []).append(entry)
+        seed, made = derived_seed(runner.author.seed, "again", halving), list[Rollout]()
+        for edits, group in alike.items():
+            author = replace(runner.author, kind="hand", seed=seed, by_hand=edits, policy=None)
+            wanted = Collection(run, halving, len(edits), graded=True)
+            made += collect(wanted, group, replace(runner, author=author), ledger) if edits else []
+        runner.view.note(f"  Tried again, seed {halving + 2}: {round_text(halving, made).partition(': ')[2]}")
+        known = [each for each in (*known, *made) if each.self_edit in better.get(each.task, ())]
+    return list(known)
 
 
 def _not_solved_in_context(entries: Sequence[Entry], runner: Runner, ledger: Ledger) -> list[Entry]:
